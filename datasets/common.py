@@ -1,0 +1,657 @@
+"""What all data set readers share: files, splits, few-shot picks, base/new halves, domains.
+
+The rules are those that CoOp's published numbers were made with, so the same split file, seed and number
+of shots give the same images. A reader lists its images; everything that follows happens here, once.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import os
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from dassl.data.datasets import Datum
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+SUBSAMPLE_CHOICES = ("all", "base", "new")
+VAL_SHOTS_MAX = 4  # images per class of the few-shot validation list, as in CoOp
+
+Lists = tuple[list[Datum], list[Datum], list[Datum]]
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def data_root(cfg: Any) -> str:
+    """Absolute path of ``DATASET.ROOT`` with ``~`` expanded."""
+    return os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+
+
+def list_folders(path: str) -> list[str]:
+    """Names of the visible folders in ``path``, sorted so that the order is the same on every system."""
+    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+
+
+def list_images(path: str) -> list[str]:
+    """Names of the visible image files in ``path`` (by ``IMAGE_EXTENSIONS``, any case), sorted."""
+    names = (n for n in os.listdir(path) if not n.startswith("."))
+    return sorted(n for n in names if n.lower().endswith(IMAGE_EXTENSIONS))
+
+
+def require(reader: Any, *paths: str) -> None:
+    """Check that what a reader is about to read is there.
+
+    Args:
+        reader: the data set (class or instance); its docstring holds an ``Expected tree::`` block.
+        paths: files or folders that must exist.
+
+    Raises:
+        FileNotFoundError: names the first missing path, the expected tree and the command that fetches it.
+    """
+    for path in paths:
+        if not os.path.exists(path):
+            cls = reader if inspect.isclass(reader) else type(reader)
+            stem = cls.__module__.rpartition(".")[2]
+            tree = expected_tree(cls)
+            raise FileNotFoundError(
+                f"{cls.__name__}: {path} is missing."
+                + (f" Expected below DATASET.ROOT:\n{tree}" if tree else "")
+                + f"\nGet it with: python -m datasets.prepare {stem} --root <DATASET.ROOT>"
+            )
+
+
+def expected_tree(cls: type) -> str:
+    """The block after ``Expected tree::`` in a reader's docstring; empty when there is none."""
+    _, found, rest = (inspect.getdoc(cls) or "").partition("Expected tree::\n\n")
+    if not found:
+        return ""
+    lines = []
+    for line in rest.splitlines():
+        if line and not line.startswith(" "):
+            break
+        lines.append(line)
+    return "\n".join(lines).rstrip()
+
+
+def find_missing(paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that do not exist; fast on many images, as each folder is listed once."""
+    seen: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in seen:
+            seen[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in seen[folder]:
+            missing.append(path)
+    return missing
+
+
+def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = False) -> bool:
+    """Write a JSON file in one step, so that no reader ever sees half of it.
+
+    Args:
+        obj: a dict; its lists are written one element a line.
+        path: the file; its folder is made when it is missing.
+        what: words for the one line that is printed when the file cannot be written.
+        keep_existing: leave a file alone that another process wrote in the meantime.
+
+    Returns:
+        False when the folder cannot be written to (read-only, full): then only a line is printed.
+    """
+    fields = []
+    for key, value in obj.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(json.dumps(v) for v in value) + "\n]"
+        fields.append(f"{json.dumps(key)}: {text}")
+    temporary = ""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write("{\n" + ",\n".join(fields) + "\n}\n")
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out the others on a shared disk
+        if keep_existing and _link_exclusively(temporary, path):
+            return True
+        os.replace(temporary, path)
+    except OSError as e:
+        print(f"{what} not saved to {path}: {e.strerror or e}")
+        return False
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.remove(temporary)
+    return True
+
+
+def _link_exclusively(temporary: str, path: str) -> bool:
+    """True when ``path`` now exists (made by us or before us); False where hard links do not work."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------------------------------- splits
+
+
+def read_split(filepath: str, path_prefix: str) -> Lists:
+    """Read a split file ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
+
+    Args:
+        filepath: the JSON file.
+        path_prefix: folder that the paths in the file are relative to.
+
+    Returns:
+        train, val and test in the order of the file.
+
+    Raises:
+        ValueError: the file is not JSON or has another structure.
+        FileNotFoundError: images that the file names are not there.
+    """
+    print(f"Reading split from {filepath}")
+    try:
+        with open(filepath, encoding="utf-8") as f:
+            split = json.load(f)
+        train, val, test = (
+            [Datum(impath=p, label=y, classname=c) for p, y, c in _entries(split[part], path_prefix)]
+            for part in ("train", "val", "test")
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f"Unreadable split file {filepath} ({type(e).__name__}: {e}). Expected a JSON object with "
+            'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
+            "Mend it, or delete it to have a new split drawn."
+        ) from e
+    missing = find_missing(d.impath for d in train + val + test)
+    if missing:
+        raise FileNotFoundError(
+            f"{filepath} names {len(missing)} of {len(train + val + test)} images that are not there: "
+            + ", ".join(missing[:3])
+            + (", ..." if len(missing) > 3 else "")
+            + ". Put the images back, or use the split file that belongs to this folder."
+        )
+    return train, val, test
+
+
+def _entries(rows: Any, path_prefix: str) -> list[tuple[str, int, str]]:
+    entries = []
+    for path, label, classname in rows:
+        if not isinstance(path, str) or not isinstance(classname, str) or int(label) < 0:
+            raise ValueError(f"bad entry {[path, label, classname]}")
+        entries.append((os.path.join(path_prefix, path), int(label), classname))
+    return entries
+
+
+def save_split(
+    train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Datum], filepath: str, path_prefix: str
+) -> bool:
+    """Write a split file for `read_split`, atomically; an existing file is kept.
+
+    Args:
+        train: the training list.
+        val: the validation list.
+        test: the test list.
+        filepath: the JSON file.
+        path_prefix: folder that the written paths are relative to.
+
+    Returns:
+        False when it could not be written (one line says so).
+    """
+    split = {
+        part: [[relative(d.impath, path_prefix), d.label, d.classname] for d in items]
+        for part, items in (("train", train), ("val", val), ("test", test))
+    }
+    saved = write_json(split, filepath, "Split", keep_existing=True)
+    if saved:
+        print(f"Saved split to {filepath}")
+    return saved
+
+
+def relative(path: str, prefix: str) -> str:
+    """``path`` relative to the folder ``prefix``, with forward slashes; unchanged when it lies elsewhere."""
+    prefix = prefix.rstrip("/\\") + os.sep
+    return (path[len(prefix) :] if path.startswith(prefix) else path).replace(os.sep, "/")
+
+
+def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable[[Any], Lists]) -> Lists:
+    """Read the split file, or draw the split once and keep it.
+
+    As in CoOp the draw follows ``SEED``. The first of several runs that draw at once wins; the others read
+    its file.
+
+    Args:
+        cfg: the config.
+        split_path: the split file.
+        image_dir: folder that its paths are relative to.
+        make: gets a random generator and returns train, val, test.
+
+    Returns:
+        train, val and test.
+    """
+    if not os.path.exists(split_path):
+        train, val, test = make(generator(cfg.SEED))
+        if not save_split(train, val, test, split_path, image_dir):
+            print(f"This split holds for SEED {cfg.SEED} only; evaluate with the same seed.")
+            return train, val, test
+    return read_split(split_path, image_dir)
+
+
+def generator(seed: int) -> Any:
+    """A private generator that draws what Python's `random` draws after ``random.seed(seed)``.
+
+    A negative seed means "not seeded": then it is the `random` module itself.
+    """
+    return random if seed < 0 else random.Random(seed)
+
+
+def split_trainval(
+    trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = random
+) -> tuple[list[Datum], list[Datum]]:
+    """Draw a validation part out of every class, as CoOp does for sets that come with train and test only.
+
+    Args:
+        trainval: the images, in any order.
+        p_val: share of each class that goes to validation, in (0, 1).
+        rng: random generator.
+
+    Returns:
+        train and val.
+
+    Raises:
+        ValueError: a class is too small to give an image to both.
+    """
+    by_label = group_by_label(trainval)
+    train: list[Datum] = []
+    val: list[Datum] = []
+    for items in by_label.values():
+        n_val = round(len(items) * p_val)
+        if not 0 < n_val < len(items):
+            raise ValueError(
+                f"Class {items[0].classname!r} has {len(items)} training image(s): too few to split off "
+                f"{p_val:.0%} for validation."
+            )
+        rng.shuffle(items)
+        val.extend(items[:n_val])
+        train.extend(items[n_val:])
+    return train, val
+
+
+def split_class(
+    images: list[str], name: str, p_trn: float = 0.5, p_val: float = 0.2, rng: Any = random
+) -> tuple[list[str], list[str], list[str]]:
+    """Shuffle one class's images (in place) and cut them into train, val and test.
+
+    Args:
+        images: paths.
+        name: the class, for the error.
+        p_trn: share of train.
+        p_val: share of val; the rest is test.
+        rng: random generator.
+
+    Returns:
+        train, val and test paths.
+
+    Raises:
+        ValueError: one of the three would be empty.
+    """
+    rng.shuffle(images)
+    n_train, n_val = round(len(images) * p_trn), round(len(images) * p_val)
+    parts = images[:n_train], images[n_train : n_train + n_val], images[n_train + n_val :]
+    if not all(parts):
+        raise ValueError(
+            f"Class {name!r} has {len(images)} image(s): too few for a split into {p_trn:.0%} train, "
+            f"{p_val:.0%} val and {1 - p_trn - p_val:.0%} test, which gives "
+            f"{len(parts[0])}, {len(parts[1])} and {len(parts[2])}."
+        )
+    return parts
+
+
+def read_and_split_data(
+    image_dir: str,
+    p_trn: float = 0.5,
+    p_val: float = 0.2,
+    ignored: Sequence[str] = (),
+    new_cnames: dict[str, str] | None = None,
+    rng: Any = random,
+) -> Lists:
+    """List ``image_dir/class/image`` and split every class, as CoOp does for sets without official splits.
+
+    Args:
+        image_dir: folder with one folder per class; labels follow the sorted folder names.
+        p_trn: share of train.
+        p_val: share of val; the rest is test.
+        ignored: folder names to leave out.
+        new_cnames: class names for folders whose own name will not do.
+        rng: random generator.
+
+    Returns:
+        train, val and test.
+    """
+    folders = [f for f in list_folders(image_dir) if f not in ignored]
+    if not folders:
+        raise ValueError(f"No class folders in {image_dir}.")
+    train: list[Datum] = []
+    val: list[Datum] = []
+    test: list[Datum] = []
+    for label, folder in enumerate(folders):
+        images = [d.impath for d in read_class(os.path.join(image_dir, folder), label, folder)]
+        classname = (new_cnames or {}).get(folder, folder)
+        parts = split_class(images, folder, p_trn, p_val, rng)
+        for items, part in zip((train, val, test), parts, strict=True):
+            items.extend(Datum(impath=p, label=label, classname=classname) for p in part)
+    return train, val, test
+
+
+def read_class(folder: str, label: int, classname: str) -> list[Datum]:
+    """All images of one class folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: the folder holds no image.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"The folder {folder} of class {classname!r} is missing.")
+    paths = [os.path.join(folder, n) for n in list_images(folder)]
+    if not paths:
+        allowed = ", ".join(IMAGE_EXTENSIONS)
+        raise ValueError(f"The folder {folder} of class {classname!r} holds no image ({allowed}).")
+    return [Datum(impath=p, label=label, classname=classname) for p in paths]
+
+
+def read_lines(path: str) -> list[str]:
+    """The non-empty lines of a text file, stripped."""
+    with open(path, encoding="utf-8") as f:
+        return [line.strip() for line in f if line.strip()]
+
+
+def read_classnames(text_file: str) -> dict[str, str]:
+    """Read lines ``<folder> <class name>`` (a space or a tab between them) in the order of the file.
+
+    Raises:
+        ValueError: a line without a name, or a folder that comes twice.
+    """
+    names: dict[str, str] = {}
+    for line in read_lines(text_file):
+        folder, _, name = line.partition("\t" if "\t" in line else " ")
+        folder, name = folder.strip(), name.strip()
+        if not name or folder in names:
+            problem = f"lists {folder!r} twice" if folder in names else f"has no class name in {line!r}"
+            raise ValueError(f"{text_file} {problem}. Expected one line per folder: <folder> <class name>.")
+        names[folder] = name
+    return names
+
+
+# -------------------------------------------------------------------------- domains, few-shot, base and new
+
+
+def choose_domains(cfg: Any, domains: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """Source and target domains of a run.
+
+    Args:
+        cfg: the config; reads ``DATASET.SOURCE_DOMAINS`` and ``DATASET.TARGET_DOMAINS``.
+        domains: all domains of the set.
+        name: the data set, for the error.
+
+    Returns:
+        Source and target names. Without sources: all domains but the targets; without targets: the sources.
+
+    Raises:
+        ValueError: an unknown domain, or none left for the sources.
+    """
+    sources, targets = list(cfg.DATASET.SOURCE_DOMAINS), list(cfg.DATASET.TARGET_DOMAINS)
+    for key, chosen in (("SOURCE", sources), ("TARGET", targets)):
+        for domain in chosen:
+            if domain not in domains:
+                close = difflib.get_close_matches(domain, domains, n=1)
+                raise ValueError(
+                    f"DATASET.{key}_DOMAINS: unknown domain {domain!r} of {name}"
+                    + (f", did you mean {close[0]!r}?" if close else ".")
+                    + (f" Domains: {', '.join(domains)}." if domains else " This data set has no domains.")
+                )
+    if not sources:
+        sources = [d for d in domains if d not in targets]
+        if domains and not sources:
+            raise ValueError(f"DATASET.TARGET_DOMAINS names all domains of {name}: name the sources too.")
+    return sources, targets or sources
+
+
+def join_domains(splits: dict[str, Lists], sources: Sequence[str], targets: Sequence[str]) -> Lists:
+    """Join the splits of several domains: train and val of the sources, test of the targets.
+
+    A target that is no source is unseen, so all its images are test images. `Datum.domain` becomes the
+    position in the list of sources (train, val) or of targets (test).
+
+    Args:
+        splits: train, val and test of each domain.
+        sources: names of the source domains.
+        targets: names of the target domains.
+
+    Returns:
+        train, val and test.
+    """
+    train = [_copy(d, domain=i) for i, name in enumerate(sources) for d in splits[name][0]]
+    val = [_copy(d, domain=i) for i, name in enumerate(sources) for d in splits[name][1]]
+    test: list[Datum] = []
+    for i, name in enumerate(targets):
+        items = splits[name][2]
+        if name not in sources:
+            items = sorted((d for part in splits[name] for d in part), key=lambda d: (d.label, d.impath))
+        test.extend(_copy(d, domain=i) for d in items)
+    return train, val, test
+
+
+def finalize(
+    cfg: Any,
+    dataset_dir: str,
+    train: Sequence[Datum],
+    val: Sequence[Datum] | None,
+    test: Sequence[Datum],
+    sources: Sequence[str] = (),
+    few_shot: bool = True,
+) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+    """The last step of every reader: checks, few-shot picks, then base or new classes, in CoOp's order.
+
+    Args:
+        cfg: the config; reads ``SEED``, ``DATASET.NUM_SHOTS`` and ``DATASET.SUBSAMPLE_CLASSES``.
+        dataset_dir: folder of the set; the picks are kept in its ``split_fewshot``.
+        train: the full training list.
+        val: the full validation list, or None when the set has none of its own.
+        test: the full test list.
+        sources: source domains, when the lists depend on them.
+        few_shot: False for sets that only serve as test data: ``NUM_SHOTS`` then has no effect.
+
+    Returns:
+        train, val (None when it was None) and test.
+
+    Raises:
+        ValueError: bad config values, or lists whose labels do not fit together.
+    """
+    shots = cfg.DATASET.NUM_SHOTS
+    if shots == 0 or shots < -1:
+        raise ValueError(f"DATASET.NUM_SHOTS is {shots}; allowed are -1 (all images) and numbers from 1.")
+    check_labels(train, val or [], test)
+    if few_shot and shots >= 1:
+        train, val = few_shot_lists(train, val, shots, cfg.SEED, dataset_dir, sources)
+    lists = subsample_classes(train, val or [], test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+    return list(lists[0]), None if val is None else list(lists[1]), list(lists[2])
+
+
+def check_labels(train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Datum]) -> None:
+    """Check that labels run from 0 without gaps, have one name each, and all have training images.
+
+    Raises:
+        ValueError: names the classes that break the rule.
+    """
+    if not train or not test:
+        raise ValueError(f"The data set has no {'test' if train else 'training'} images.")
+    names: dict[int, str] = {}
+    for d in (*train, *val, *test):
+        if names.setdefault(d.label, d.classname) != d.classname:
+            both = f"{names[d.label]!r} and {d.classname!r}"
+            raise ValueError(f"Label {d.label} stands for two classes: {both}.")
+    with_images = {d.label for d in train}
+    empty = [y for y in range(max(names) + 1) if y not in with_images]
+    if empty:
+        listed = ", ".join(repr(names.get(y, f"label {y}")) for y in empty[:10])
+        raise ValueError(f"{len(empty)} of {max(names) + 1} classes have no training images: {listed}.")
+
+
+def few_shot_lists(
+    train: Sequence[Datum],
+    val: Sequence[Datum] | None,
+    shots: int,
+    seed: int,
+    dataset_dir: str,
+    sources: Sequence[str] = (),
+) -> tuple[list[Datum], list[Datum] | None]:
+    """Pick ``shots`` training and ``min(shots, 4)`` validation images per class.
+
+    The picks are kept in ``dataset_dir/split_fewshot/shot_<shots>-seed_<seed>[-<domain>+<domain>].json``,
+    together with a digest of the lists that they come from; a file that does not fit is made anew.
+
+    Args:
+        train: the full training list.
+        val: the full validation list, or None.
+        shots: images per class, from 1.
+        seed: seed of the picks; a negative one means "not seeded", and nothing is kept.
+        dataset_dir: folder of the set.
+        sources: source domains, part of the file's name.
+
+    Returns:
+        The picked lists.
+    """
+    pools = [(train, shots, "training")]
+    if val is not None:
+        pools.append((val, min(shots, VAL_SHOTS_MAX), "validation"))
+    for items, k, what in pools:
+        _tell_small_classes(items, k, what)
+    suffix = f"-{'+'.join(sources)}" if sources else ""
+    path = os.path.join(dataset_dir, "split_fewshot", f"shot_{shots}-seed_{seed}{suffix}.json")
+    digest = _digest([items for items, _, _ in pools], dataset_dir)
+    picked = _cached_picks(path, digest, pools, dataset_dir) if seed >= 0 else None
+    if picked is None:
+        rng = generator(seed)
+        picked = [pick_few_shot(items, k, rng) for items, k, _ in pools]
+        if seed >= 0:
+            content: dict[str, Any] = {"digest": digest}
+            for part, items in zip(("train", "val"), picked, strict=False):
+                content[part] = [[relative(d.impath, dataset_dir), d.label, d.classname] for d in items]
+            write_json(content, path, "Few-shot picks")
+    return picked[0], None if val is None else picked[1]
+
+
+def pick_few_shot(items: Sequence[Datum], shots: int, rng: Any = random) -> list[Datum]:
+    """CoOp's picks: ``rng.sample`` class by class in the order of first occurrence; all of a small class.
+
+    Args:
+        items: the full list.
+        shots: images per class, from 1.
+        rng: random generator.
+
+    Returns:
+        The picked images, class after class.
+    """
+    picked: list[Datum] = []
+    for group in group_by_label(items).values():
+        picked.extend(rng.sample(group, shots) if len(group) >= shots else group)
+    return picked
+
+
+def group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
+    """The items of each label; labels in the order in which they first occur."""
+    groups: dict[int, list[Datum]] = defaultdict(list)
+    for item in items:
+        groups[item.label].append(item)
+    return groups
+
+
+def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> list[list[Datum]]:
+    """Keep the base classes (first half of the labels, rounded up) or the new ones, relabelled from 0.
+
+    Args:
+        args: lists such as train, val and test; the labels are those of the first.
+        subsample: ``all``, ``base`` or ``new``.
+
+    Returns:
+        The lists that remain, in the same order.
+
+    Raises:
+        ValueError: another word, or no class left.
+    """
+    if subsample not in SUBSAMPLE_CHOICES:
+        close = difflib.get_close_matches(subsample, SUBSAMPLE_CHOICES, n=1)
+        raise ValueError(
+            f"DATASET.SUBSAMPLE_CLASSES is {subsample!r}; allowed are {', '.join(SUBSAMPLE_CHOICES)}."
+            + (f" Did you mean {close[0]!r}?" if close else "")
+        )
+    if subsample == "all":
+        return [list(items) for items in args]
+    labels = sorted({d.label for d in args[0]})
+    half = math.ceil(len(labels) / 2)
+    selected = labels[:half] if subsample == "base" else labels[half:]
+    if not selected:
+        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES {subsample!r}: {len(labels)} class(es) leave none.")
+    new_label = {y: i for i, y in enumerate(selected)}
+    return [[_copy(d, label=new_label[d.label]) for d in items if d.label in new_label] for items in args]
+
+
+def _copy(d: Datum, label: int | None = None, domain: int | None = None) -> Datum:
+    return Datum(
+        impath=d.impath,
+        label=d.label if label is None else label,
+        domain=d.domain if domain is None else domain,
+        classname=d.classname,
+    )
+
+
+def _tell_small_classes(items: Sequence[Datum], shots: int, what: str) -> None:
+    small = [g for g in group_by_label(items).values() if len(g) < shots]
+    if small:
+        listed = ", ".join(f"{g[0].classname} ({len(g)})" for g in small[:10])
+        more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+        print(
+            f"Warning: fewer than {shots} {what} images, all taken, in {len(small)} class(es): {listed}{more}"
+        )
+
+
+def _digest(lists: Sequence[Sequence[Datum]], prefix: str) -> str:
+    sha = hashlib.sha256()
+    for items in lists:
+        for d in items:
+            sha.update(f"{relative(d.impath, prefix)}\0{d.label}\0{d.classname}\0{d.domain}\n".encode())
+        sha.update(b"\1")
+    return sha.hexdigest()
+
+
+def _cached_picks(
+    path: str, digest: str, pools: Sequence[tuple[Sequence[Datum], int, str]], prefix: str
+) -> list[list[Datum]] | None:
+    """The kept picks, or None when there are none or they do not belong to these lists."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+        if content["digest"] != digest:
+            raise ValueError("the data set's lists have changed")
+        picked = []
+        for key, (items, shots, _) in zip(("train", "val"), pools, strict=False):
+            by_path = {relative(d.impath, prefix): d for d in items}
+            chosen = [by_path[row[0]] for row in content[key]]
+            wanted = {y: min(shots, len(g)) for y, g in group_by_label(items).items()}
+            if {y: len({d.impath for d in g}) for y, g in group_by_label(chosen).items()} != wanted:
+                raise ValueError(f"wrong number of {key} images")
+            picked.append(chosen)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+        print(f"Picking again: {path} does not fit ({type(e).__name__}: {e})")
+        return None
+    return picked
