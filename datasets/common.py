@@ -5,6 +5,7 @@ of shots give the same images. A reader lists its images; everything that follow
 """
 
 import difflib
+import errno
 import hashlib
 import inspect
 import json
@@ -112,6 +113,7 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
         fields.append(f"{json.dumps(key)}: {text}")
     temporary = ""
     try:
+        _respect_read_only(os.path.dirname(path))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
         with os.fdopen(fd, "w", encoding="utf-8") as f:
@@ -127,6 +129,14 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
     return True
+
+
+def _respect_read_only(folder: str) -> None:
+    """Refuse folders that nobody may write to; without this check root, as in containers, would."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not os.stat(folder).st_mode & 0o222:
+        raise PermissionError(errno.EACCES, "the folder is read-only")
 
 
 def _link_exclusively(temporary: str, path: str) -> bool:
