@@ -140,9 +140,9 @@ def _digit(number: int, r: random.Random) -> list[Part]:
 def _count(number: int, shape: Glyph, r: random.Random) -> list[Part]:
     """`number` separate copies of a shape, thrown onto a 3 x 3 board."""
     places = r.sample([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], number)
-    size = r.uniform(0.24, 0.34)
+    size = r.uniform(0.2, 0.28)
     paths = [
-        path * size * r.uniform(0.85, 1.1) + (x * 0.78 + r.uniform(-0.1, 0.1), y * 0.78 + r.uniform(-0.1, 0.1))
+        path * size * r.uniform(0.9, 1.1) + (x * 0.78 + r.uniform(-0.08, 0.08), y * 0.78 + r.uniform(-0.08, 0.08))
         for x, y in places
         for part in shape(r)
         for path in part.paths

@@ -99,7 +99,7 @@ def _palette(name: str, rng: random.Random) -> list[Colour]:
     second = hue + rng.uniform(0.25, 0.75)
     if name in _NATURAL and rng.random() < 0.5:
         hue, second = (base + rng.uniform(-0.03, 0.03) for base in _NATURAL[name])
-    main = _hsv(hue, rng.uniform(0.5, 0.95), rng.uniform(0.5, 0.95))
+    main = _hsv(hue, rng.uniform(0.5, 0.95), rng.uniform(0.55, 0.95))
     other = _hsv(second, rng.uniform(0.4, 0.9), rng.uniform(0.4, 0.95))
     if abs(_luminance(main) - _luminance(other)) < 40:  # keep the two apart in grey as well
         other = _mix(other, (255, 255, 255) if _luminance(main) < 128 else (20, 20, 30), 0.5)
