@@ -1,106 +1,70 @@
-"""Vector outlines of every class of the rendered data sets.
-
-A class is a function of a `random.Random` that returns a list of parts in unit coordinates (x to the right,
-y down, the object about within [-1, 1]). Parts carry a colour role instead of a colour and are painted in order,
-so that every style of `datasets.render` can draw every class. No file is read and nothing is downloaded.
-"""
+"""Vector outlines of the classes of `Shapes`: one function a class, in the terms of `datasets.outlines`."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-MAIN, SECOND, DARK, LIGHT = range(4)  # colour roles
-Points = np.ndarray  # [N, 2] float
+from datasets.outlines import (
+    DARK,
+    LIGHT,
+    MAIN,
+    SECOND,
+    Glyph,
+    Part,
+    arc,
+    fill,
+    rect,
+    smooth,
+    spikes,
+    stroke,
+    turn,
+)
 
 
-class Part(NamedTuple):
-    """A piece of a drawing: the union of polygons (`width` 0) or of open strokes of `width` units."""
-
-    role: int
-    paths: list[Points]
-    width: float = 0.0
-
-
-Glyph = Callable[[random.Random], list[Part]]
-
-
-def fill(role: int, *paths: Sequence[Sequence[float]] | Points) -> Part:
-    return Part(role, [np.asarray(path, dtype=float) for path in paths])
-
-
-def stroke(role: int, width: float, *paths: Sequence[Sequence[float]] | Points) -> Part:
-    return Part(role, [np.asarray(path, dtype=float) for path in paths], width)
-
-
-def arc(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, n: int = 26) -> Points:
-    angles = np.radians(np.linspace(start, stop, n))
-    return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
-
-
-def rect(x0: float, y0: float, x1: float, y1: float) -> Points:
-    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=float)
-
-
-def turn(path: Points, degrees: float, cx: float = 0.0, cy: float = 0.0) -> Points:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    centre = np.array([cx, cy])
-    return (np.asarray(path, dtype=float) - centre) @ np.array([[c, s], [-s, c]]) + centre
-
-
-def smooth(points: Sequence[Sequence[float]], closed: bool = True, steps: int = 5) -> Points:
-    """Catmull-Rom curve through the points."""
-    p = np.asarray(points, dtype=float)
-    ends = (p[-1:], p[:2]) if closed else (p[:1], p[-1:])
-    q = np.concatenate([ends[0], p, ends[1]])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    pieces = [
-        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        for a, b, c, d in zip(q, q[1:], q[2:], q[3:], strict=False)
-    ]
-    return np.concatenate(pieces if closed else [*pieces, p[-1:]])
-
-
-def spikes(n: int, inner: float, outer: float = 1.0) -> Points:
-    radii = np.tile([outer, inner], n)
-    angles = np.pi * np.arange(2 * n) / n - np.pi / 2
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-
-
-def circle(r: random.Random) -> list[Part]:
+def _circle(r: random.Random) -> list[Part]:
     return [fill(MAIN, arc(0, 0, 1, r.uniform(0.92, 1.0), n=36))]
 
 
-def square(r: random.Random) -> list[Part]:
+def _square(r: random.Random) -> list[Part]:
     k = r.uniform(0.88, 1.0)
     return [fill(MAIN, rect(-1, -k, 1, k))]
 
 
-def triangle(r: random.Random) -> list[Part]:
+def _triangle(r: random.Random) -> list[Part]:
     return [fill(MAIN, [(r.uniform(-0.25, 0.25), -1), (1, r.uniform(0.6, 0.8)), (-1, r.uniform(0.6, 0.8))])]
 
 
-def star(r: random.Random) -> list[Part]:
+def _star(r: random.Random) -> list[Part]:
     return [fill(MAIN, spikes(5, r.uniform(0.36, 0.5)))]
 
 
-def heart(r: random.Random) -> list[Part]:
+def _heart(r: random.Random) -> list[Part]:
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
     return [fill(MAIN, np.stack([np.sin(t) ** 3, y * r.uniform(0.9, 1.1)], axis=1))]
 
 
-def cross(r: random.Random) -> list[Part]:
+def _cross(r: random.Random) -> list[Part]:
     a = r.uniform(0.22, 0.36)
-    quarter = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a)]
+    quarter = [
+        (-a, -1),
+        (a, -1),
+        (a, -a),
+        (1, -a),
+        (1, a),
+        (a, a),
+        (a, 1),
+        (-a, 1),
+        (-a, a),
+        (-1, a),
+        (-1, -a),
+    ]
     return [fill(MAIN, [*quarter, (-a, -a)])]
 
 
-def moon(r: random.Random) -> list[Part]:
+def _moon(r: random.Random) -> list[Part]:
     k = r.uniform(0.3, 0.55)
     outer = arc(0, 0, 1, 1, 60, 300, 30)
     x, y = outer[-1]
@@ -108,12 +72,12 @@ def moon(r: random.Random) -> list[Part]:
     return [fill(MAIN, np.concatenate([outer, inner]))]
 
 
-def arrow(r: random.Random) -> list[Part]:
+def _arrow(r: random.Random) -> list[Part]:
     a, b, x = r.uniform(0.14, 0.26), r.uniform(0.5, 0.7), r.uniform(0.0, 0.3)
     return [fill(MAIN, [(-1, -a), (x, -a), (x, -b), (1, 0), (x, b), (x, a), (-1, a)])]
 
 
-def house(r: random.Random) -> list[Part]:
+def _house(r: random.Random) -> list[Part]:
     roof, w = r.uniform(-0.25, -0.05), r.uniform(0.7, 0.82)
     x = r.uniform(-0.45, -0.2)
     return [
@@ -125,7 +89,7 @@ def house(r: random.Random) -> list[Part]:
     ]
 
 
-def tree(r: random.Random) -> list[Part]:
+def _tree(r: random.Random) -> list[Part]:
     w = r.uniform(0.1, 0.17)
     trunk = fill(SECOND, rect(-w, 0.1, w, 1))
     if r.random() < 0.5:
@@ -137,16 +101,16 @@ def tree(r: random.Random) -> list[Part]:
     return [trunk, fill(MAIN, *[arc(x, y, d, d) for x, y in spots])]
 
 
-def fish(r: random.Random) -> list[Part]:
+def _fish(r: random.Random) -> list[Part]:
     h = r.uniform(0.42, 0.55)
-    body = smooth([(-1, 0.02), (-0.6, -h * 0.8), (-0.1, -h), (0.4, -h * 0.5), (0.62, 0), (0.4, h * 0.5), (-0.1, h),
-                    (-0.6, h * 0.8)])  # fmt: skip
+    body = smooth([(-1, 0.02), (-0.6, -h * 0.8), (-0.1, -h), (0.4, -h * 0.5), (0.62, 0), (0.4, h * 0.5),
+                   (-0.1, h), (-0.6, h * 0.8)])  # fmt: skip
     tail = [(0.45, 0), (1, -r.uniform(0.4, 0.6)), (0.85, 0), (1, r.uniform(0.4, 0.6))]
     fin = [(-0.25, -h * 0.9), (0.1, -h * 1.55), (0.3, -h * 0.6)]
     return [fill(SECOND, tail, fin), fill(MAIN, body), fill(DARK, arc(-0.62, -0.1, 0.09, 0.09, n=12))]
 
 
-def flower(r: random.Random) -> list[Part]:
+def _flower(r: random.Random) -> list[Part]:
     n = r.choice([5, 6, 7])
     petals = [turn(arc(0, -0.78, 0.2, 0.3, n=18), 360 * i / n, 0, -0.35) for i in range(n)]
     leaf = turn(arc(0.25, 0.6, 0.26, 0.1, n=16), -35, 0.02, 0.65)
@@ -158,7 +122,7 @@ def flower(r: random.Random) -> list[Part]:
     ]
 
 
-def key(r: random.Random) -> list[Part]:
+def _key(r: random.Random) -> list[Part]:
     w, d = r.uniform(0.16, 0.21), r.uniform(0.28, 0.36)
     tooth = r.uniform(0.28, 0.38)
     return [
@@ -167,7 +131,7 @@ def key(r: random.Random) -> list[Part]:
     ]  # fmt: skip
 
 
-def mug(r: random.Random) -> list[Part]:
+def _mug(r: random.Random) -> list[Part]:
     w, taper = r.uniform(0.55, 0.68), r.uniform(0.0, 0.12)
     bottom = arc(-0.2, 0.75, w - taper, 0.14, 0, 180, 12)
     body = np.concatenate([bottom, [(-0.2 - w, -0.7)], arc(-0.2, -0.7, w, 0.14, 180, 360, 12)])
@@ -178,14 +142,14 @@ def mug(r: random.Random) -> list[Part]:
     ]
 
 
-def hammer(r: random.Random) -> list[Part]:
+def _hammer(r: random.Random) -> list[Part]:
     w = r.uniform(0.09, 0.13)
-    head = [(-0.62, -0.95), (-0.28, -0.95), (-0.22, -0.86), (0.2, -0.88), (0.7, -0.72), (0.62, -0.55), (0.2, -0.55),
-            (-0.22, -0.5), (-0.28, -0.42), (-0.62, -0.42)]  # fmt: skip
+    head = [(-0.62, -0.95), (-0.28, -0.95), (-0.22, -0.86), (0.2, -0.88), (0.7, -0.72), (0.62, -0.55),
+            (0.2, -0.55), (-0.22, -0.5), (-0.28, -0.42), (-0.62, -0.42)]  # fmt: skip
     return [fill(SECOND, rect(-w, -0.6, w, 1)), fill(MAIN, head)]
 
 
-def umbrella(r: random.Random) -> list[Part]:
+def _umbrella(r: random.Random) -> list[Part]:
     h, n = r.uniform(0.85, 1.0), 4
     dome = arc(0, 0, 1, h, 180, 360, 24)
     scallops = [arc(1 - (2 * i + 1) / n, 0, 1 / n, 0.16, 0, -180, 8) for i in range(n)]
@@ -193,10 +157,10 @@ def umbrella(r: random.Random) -> list[Part]:
     return [stroke(DARK, 0.09, hook), fill(MAIN, np.concatenate([dome, *scallops]))]
 
 
-def car(r: random.Random) -> list[Part]:
+def _car(r: random.Random) -> list[Part]:
     top, x = r.uniform(-0.52, -0.4), r.uniform(-0.05, 0.1)
-    body = [(-1, 0.3), (-1, -0.02), (-0.68, -0.08), (-0.42 + x, top), (0.35 + x, top), (0.68, -0.06), (1, 0.04),
-            (1, 0.3)]  # fmt: skip
+    body = [(-1, 0.3), (-1, -0.02), (-0.68, -0.08), (-0.42 + x, top), (0.35 + x, top), (0.68, -0.06),
+            (1, 0.04), (1, 0.3)]  # fmt: skip
     y = top + 0.1
     windows = ([(-0.5 + x, -0.08), (-0.36 + x, y), (-0.06 + x, y), (-0.06 + x, -0.08)],
                [(0.05 + x, -0.08), (0.05 + x, y), (0.3 + x, y), (0.5 + x, -0.08)])  # fmt: skip
@@ -208,7 +172,7 @@ def car(r: random.Random) -> list[Part]:
     ]
 
 
-def boat(r: random.Random) -> list[Part]:
+def _boat(r: random.Random) -> list[Part]:
     x, k = r.uniform(-0.1, 0.1), r.uniform(0.55, 0.75)
     hull = smooth([(-1, 0.4), (-0.68, 0.85), (0.55, 0.85), (1, 0.4)], closed=False)
     return [
@@ -219,13 +183,15 @@ def boat(r: random.Random) -> list[Part]:
     ]
 
 
-def bird(r: random.Random) -> list[Part]:
+def _bird(r: random.Random) -> list[Part]:
     k = r.uniform(0.36, 0.44)
-    body = smooth([(-0.55, -0.1), (-0.2, -0.3), (0.3, -0.12), (1, -0.32), (0.95, -0.12), (0.5, 0.28), (0, 0.45),
-                    (-0.42, 0.3)])  # fmt: skip
+    body = smooth([(-0.55, -0.1), (-0.2, -0.3), (0.3, -0.12), (1, -0.32), (0.95, -0.12), (0.5, 0.28),
+                   (0, 0.45), (-0.42, 0.3)])  # fmt: skip
     wing = smooth([(-0.25, 0.0), (0.15, -0.06), (0.6, 0.05), (0.2, k - 0.1)])
     return [
-        stroke(DARK, 0.06, [(-0.05, 0.4), (-0.1, 0.85), (-0.28, 0.85)], [(0.2, 0.38), (0.18, 0.85), (0.0, 0.85)]),
+        stroke(
+            DARK, 0.06, [(-0.05, 0.4), (-0.1, 0.85), (-0.28, 0.85)], [(0.2, 0.38), (0.18, 0.85), (0.0, 0.85)]
+        ),
         fill(SECOND, [(-0.75, -0.55), (-1.12, -0.4), (-0.75, -0.3)]),
         fill(MAIN, body, arc(-0.5, -0.42, 0.3, 0.29, n=22)),
         fill(SECOND, wing),
@@ -233,7 +199,7 @@ def bird(r: random.Random) -> list[Part]:
     ]
 
 
-def butterfly(r: random.Random) -> list[Part]:
+def _butterfly(r: random.Random) -> list[Part]:
     a, b = r.uniform(0.48, 0.58), r.uniform(0.3, 0.42)
     upper, lower, spots = turn(arc(0.55, -0.4, a, b), -35, 0.55, -0.4), arc(0.42, 0.45, 0.36, 0.36), []
     for sign in (-1, 1):
@@ -248,15 +214,22 @@ def butterfly(r: random.Random) -> list[Part]:
     ]
 
 
-def mushroom(r: random.Random) -> list[Part]:
+def _mushroom(r: random.Random) -> list[Part]:
     w = r.uniform(0.22, 0.32)
-    stem = smooth([(-w, -0.1), (-w * 0.85, 0.5), (-w * 1.25, 0.95), (w * 1.25, 0.95), (w * 0.85, 0.5), (w, -0.1)])
-    cap = np.concatenate([arc(0, 0.08, 1, r.uniform(0.85, 1.05), 180, 360, 24), arc(0, 0.08, 1, 0.16, 0, 180, 12)])
-    spots = [arc(x, y, d, d * 0.85, n=14) for x, y, d in ((-0.45, -0.3, 0.15), (0.1, -0.5, 0.18), (0.55, -0.2, 0.13))]
+    stem = smooth(
+        [(-w, -0.1), (-w * 0.85, 0.5), (-w * 1.25, 0.95), (w * 1.25, 0.95), (w * 0.85, 0.5), (w, -0.1)]
+    )
+    cap = np.concatenate(
+        [arc(0, 0.08, 1, r.uniform(0.85, 1.05), 180, 360, 24), arc(0, 0.08, 1, 0.16, 0, 180, 12)]
+    )
+    spots = [
+        arc(x, y, d, d * 0.85, n=14)
+        for x, y, d in ((-0.45, -0.3, 0.15), (0.1, -0.5, 0.18), (0.55, -0.2, 0.13))
+    ]
     return [fill(LIGHT, stem), fill(MAIN, cap), fill(LIGHT, *spots)]
 
 
-def bottle(r: random.Random) -> list[Part]:
+def _bottle(r: random.Random) -> list[Part]:
     w, n, y = r.uniform(0.32, 0.42), r.uniform(0.1, 0.14), r.uniform(-0.35, -0.15)
     side = [(n, -0.85), (n, y - 0.2), (n + 0.08, y - 0.08), (w, y + 0.12), (w, 0.92), (w - 0.06, 1)]
     return [
@@ -266,48 +239,55 @@ def bottle(r: random.Random) -> list[Part]:
     ]
 
 
-def lightning(r: random.Random) -> list[Part]:
+def _lightning(r: random.Random) -> list[Part]:
     k = r.uniform(-0.08, 0.08)
     return [fill(MAIN, [(0.05, -1), (-0.55, 0.12 + k), (-0.1, 0.12 + k), (-0.35, 1), (0.55, -0.22 + k),
                          (0.1, -0.22 + k), (0.5, -1)])]  # fmt: skip
 
 
-def cloud(r: random.Random) -> list[Part]:
+def _cloud(r: random.Random) -> list[Part]:
     puffs = [(-0.6, 0.2, 0.36), (-0.25, -0.12, r.uniform(0.38, 0.46)), (0.25, -0.02, r.uniform(0.36, 0.44)),
              (0.65, 0.22, 0.33)]  # fmt: skip
     return [fill(MAIN, *[arc(x, y, d, d) for x, y, d in puffs], rect(-0.6, 0.1, 0.65, 0.55))]
 
 
-def sun(r: random.Random) -> list[Part]:
+def _sun(r: random.Random) -> list[Part]:
     n, d = r.choice([8, 9, 10, 12]), r.uniform(0.48, 0.56)
     rays = [turn(np.array([(-0.14, -d - 0.1), (0, -1), (0.14, -d - 0.1)]), 360 * i / n) for i in range(n)]
     return [fill(MAIN, *rays), fill(MAIN, arc(0, 0, d, d, n=32))]
 
 
-def ladder(r: random.Random) -> list[Part]:
+def _ladder(r: random.Random) -> list[Part]:
     w, n, lean = r.uniform(0.34, 0.42), r.choice([5, 6]), r.uniform(0, 0.08)
     rungs = [[(-w, y), (w, y)] for y in np.linspace(-0.72, 0.75, n)]
     return [stroke(MAIN, 0.1, [(-w + lean, -1), (-w - lean, 1)], [(w - lean, -1), (w + lean, 1)], *rungs)]
 
 
-def anchor(r: random.Random) -> list[Part]:
+def _anchor(r: random.Random) -> list[Part]:
     k, y = r.uniform(0.68, 0.78), r.uniform(-0.42, -0.32)
     hooks = arc(0, 0.2, k, 0.68, 5, 175, 18)
     flukes = [[(s * k - 0.22, 0.34), (s * k + s * 0.06, -0.06), (s * k + 0.22, 0.34)] for s in (-1, 1)]
     return [
-        stroke(MAIN, 0.15, arc(0, -0.82, 0.17, 0.17, n=18), [(0, -0.65), (0, 0.85)], [(-0.45, y), (0.45, y)], hooks),
+        stroke(
+            MAIN,
+            0.15,
+            arc(0, -0.82, 0.17, 0.17, n=18),
+            [(0, -0.65), (0, 0.85)],
+            [(-0.45, y), (0.45, y)],
+            hooks,
+        ),
         fill(MAIN, *flukes),
     ]
 
 
-def crown(r: random.Random) -> list[Part]:
+def _crown(r: random.Random) -> list[Part]:
     y, k = r.uniform(0.0, 0.12), r.uniform(0.42, 0.5)
     top = [(-1, 0.6), (-1, -0.5), (-k, y), (0, -0.75), (k, y), (1, -0.5), (1, 0.6)]
     balls = [arc(x, v, 0.11, 0.11, n=12) for x, v in ((-1, -0.55), (0, -0.8), (1, -0.55))]
     return [fill(MAIN, top), fill(SECOND, rect(-1, 0.35, 1, 0.65)), fill(LIGHT, *balls)]
 
 
-def bell(r: random.Random) -> list[Part]:
+def _bell(r: random.Random) -> list[Part]:
     w = r.uniform(0.42, 0.52)
     side = [(0.22, -0.82), (w, -0.45), (w + 0.08, 0.1), (0.95, 0.6)]
     half = smooth(side, closed=False)
@@ -320,7 +300,7 @@ def bell(r: random.Random) -> list[Part]:
     ]
 
 
-def leaf(r: random.Random) -> list[Part]:
+def _leaf(r: random.Random) -> list[Part]:
     w = r.uniform(0.42, 0.55)
     side = smooth([(0, -1), (w * 0.75, -0.5), (w, 0.0), (w * 0.7, 0.45), (0, 0.72)], closed=False)
     veins = [[(0, y), (s * w * 0.62, y - 0.26)] for y in (-0.25, 0.1, 0.42) for s in (-1, 1)]
@@ -328,7 +308,7 @@ def leaf(r: random.Random) -> list[Part]:
     return [fill(MAIN, blade), stroke(SECOND, 0.055, [(0, -0.8), (0, 1.1)], *veins)]
 
 
-def glasses(r: random.Random) -> list[Part]:
+def _glasses(r: random.Random) -> list[Part]:
     d, h = r.uniform(0.34, 0.4), r.uniform(0.28, 0.38)
     left, right = arc(-0.5, 0, d, h, n=24), arc(0.5, 0, d, h, n=24)
     bridge = arc(0, 0.0, 0.14, 0.12, 180, 360, 8)
@@ -336,7 +316,7 @@ def glasses(r: random.Random) -> list[Part]:
     return [fill(LIGHT, left, right), stroke(MAIN, r.uniform(0.09, 0.13), left, right, bridge, *arms)]
 
 
-def rocket(r: random.Random) -> list[Part]:
+def _rocket(r: random.Random) -> list[Part]:
     w = r.uniform(0.28, 0.36)
     side = smooth([(0, -1), (w * 0.75, -0.6), (w, -0.1), (w * 0.75, 0.5)], closed=False)
     fins = [[(s * w * 0.9, 0.0), (s * 0.68, 0.42), (s * 0.68, 0.72), (s * w * 0.7, 0.48)] for s in (-1, 1)]
@@ -349,14 +329,17 @@ def rocket(r: random.Random) -> list[Part]:
     ]
 
 
-def cactus(r: random.Random) -> list[Part]:
+def _cactus(r: random.Random) -> list[Part]:
     a, b = r.uniform(-0.2, 0.05), r.uniform(-0.1, 0.15)
-    arms = ([(0, a + 0.35), (-0.5, a + 0.35), (-0.55, a - 0.3)], [(0, b + 0.3), (0.5, b + 0.3), (0.55, b - 0.35)])
+    arms = (
+        [(0, a + 0.35), (-0.5, a + 0.35), (-0.55, a - 0.3)],
+        [(0, b + 0.3), (0.5, b + 0.3), (0.55, b - 0.35)],
+    )
     pot = [(-0.45, 0.6), (0.45, 0.6), (0.34, 1.05), (-0.34, 1.05)]
     return [stroke(MAIN, 0.26, [(0, -0.85), (0, 0.65)], *arms), fill(SECOND, pot)]
 
 
-def apple(r: random.Random) -> list[Part]:
+def _apple(r: random.Random) -> list[Part]:
     w = r.uniform(0.82, 0.95)
     side = [(0, -0.38), (w * 0.45, -0.58), (w * 0.95, -0.3), (w * 0.95, 0.3), (w * 0.5, 0.92), (0, 0.84)]
     body = smooth([*side, *[(-x, y) for x, y in side[-2:0:-1]]])
@@ -367,34 +350,39 @@ def apple(r: random.Random) -> list[Part]:
     ]
 
 
-def hourglass(r: random.Random) -> list[Part]:
+def _hourglass(r: random.Random) -> list[Part]:
     w, n = r.uniform(0.52, 0.64), 0.06
     y = r.uniform(0.35, 0.6)
     x = n + (w - n) * (y - 0.05) / 0.8
     return [
         fill(LIGHT, [(-w, -0.85), (w, -0.85), (n, 0), (w, 0.85), (-w, 0.85), (-n, 0)]),
-        fill(MAIN, [(-x * 0.75, -y * 0.75), (x * 0.75, -y * 0.75), (0, 0)], [(-w, 0.85), (0, 0.85 - y), (w, 0.85)]),
+        fill(
+            MAIN,
+            [(-x * 0.75, -y * 0.75), (x * 0.75, -y * 0.75), (0, 0)],
+            [(-w, 0.85), (0, 0.85 - y), (w, 0.85)],
+        ),
         fill(SECOND, rect(-w - 0.14, -1, w + 0.14, -0.8), rect(-w - 0.14, 0.8, w + 0.14, 1)),
     ]
 
 
-def snowman(r: random.Random) -> list[Part]:
+def _snowman(r: random.Random) -> list[Part]:
     d = r.uniform(0.54, 0.62)
     return [
         fill(MAIN, arc(0, 0.5, d, d * 0.9, n=28)),
         fill(MAIN, arc(0, -0.25, 0.36, 0.35, n=24)),
         fill(DARK, rect(-0.45, -0.62, 0.45, -0.5), rect(-0.27, -1.05, 0.27, -0.5)),
-        fill(DARK, *[arc(x, y, 0.05, 0.05, n=8) for x, y in ((-0.13, -0.33), (0.13, -0.33), (0, 0.3), (0, 0.6))]),
+        fill(
+            DARK,
+            *[arc(x, y, 0.05, 0.05, n=8) for x, y in ((-0.13, -0.33), (0.13, -0.33), (0, 0.3), (0, 0.6))],
+        ),
         fill(SECOND, [(0, -0.25), (0.34, -0.16), (0, -0.13)]),
     ]
 
 
-# In this fixed mixed order the first half ("base") and the second half ("new") are of like difficulty.
-SHAPES: dict[str, Glyph] = {
-    "fish": fish, "square": square, "umbrella": umbrella, "leaf": leaf, "crown": crown, "cloud": cloud,
-    "bird": bird, "star": star, "mug": mug, "ladder": ladder, "heart": heart, "rocket": rocket,
-    "tree": tree, "arrow": arrow, "bell": bell, "glasses": glasses, "snowman": snowman, "mushroom": mushroom,
-    "butterfly": butterfly, "circle": circle, "key": key, "house": house, "moon": moon, "cactus": cactus,
-    "car": car, "triangle": triangle, "bottle": bottle, "sun": sun, "apple": apple, "anchor": anchor,
-    "flower": flower, "cross": cross, "boat": boat, "lightning": lightning, "hourglass": hourglass, "hammer": hammer,
-}  # fmt: skip
+# The order of the labels: mixed, so that both halves ("base" and "new" classes) are of like difficulty.
+_ORDER: tuple[Glyph, ...] = (
+    _fish, _square, _umbrella, _leaf, _crown, _cloud, _bird, _star, _mug, _ladder, _heart, _rocket,
+    _tree, _arrow, _bell, _glasses, _snowman, _mushroom, _butterfly, _circle, _key, _house, _moon, _cactus,
+    _car, _triangle, _bottle, _sun, _apple, _anchor, _flower, _cross, _boat, _lightning, _hourglass, _hammer,
+)  # fmt: skip
+SHAPES: dict[str, Glyph] = {glyph.__name__.strip("_"): glyph for glyph in _ORDER}
