@@ -1,153 +1,40 @@
-"""What all data set readers share: files, splits, few-shot picks, base/new halves, domains.
+"""What all data set readers share: splits, domains, few-shot picks, base and new classes.
 
 The rules are those that CoOp's published numbers were made with, so the same split file, seed and number
 of shots give the same images. A reader lists its images; everything that follows happens here, once.
 """
 
 import difflib
-import errno
 import hashlib
-import inspect
 import json
 import math
 import os
 import random
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dassl.data.datasets import Datum
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+from .files import (  # noqa: F401  readers reach all of these through this module
+    IMAGE_EXTENSIONS,
+    data_root,
+    expected_tree,
+    find_missing,
+    list_folders,
+    list_images,
+    read_classnames,
+    read_lines,
+    relative,
+    require,
+    require_images,
+    write_json,
+)
+
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 VAL_SHOTS_MAX = 4  # images per class of the few-shot validation list, as in CoOp
 
 Lists = tuple[list[Datum], list[Datum], list[Datum]]
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def data_root(cfg: Any) -> str:
-    """Absolute path of ``DATASET.ROOT`` with ``~`` expanded."""
-    return os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
-
-
-def list_folders(path: str) -> list[str]:
-    """Names of the visible folders in ``path``, sorted so that the order is the same on every system."""
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
-
-
-def list_images(path: str) -> list[str]:
-    """Names of the visible image files in ``path`` (by ``IMAGE_EXTENSIONS``, any case), sorted."""
-    names = (n for n in os.listdir(path) if not n.startswith("."))
-    return sorted(n for n in names if n.lower().endswith(IMAGE_EXTENSIONS))
-
-
-def require(reader: Any, *paths: str) -> None:
-    """Check that what a reader is about to read is there.
-
-    Args:
-        reader: the data set (class or instance); its docstring holds an ``Expected tree::`` block.
-        paths: files or folders that must exist.
-
-    Raises:
-        FileNotFoundError: names the first missing path, the expected tree and the command that fetches it.
-    """
-    for path in paths:
-        if not os.path.exists(path):
-            cls = reader if inspect.isclass(reader) else type(reader)
-            stem = cls.__module__.rpartition(".")[2]
-            tree = expected_tree(cls)
-            raise FileNotFoundError(
-                f"{cls.__name__}: {path} is missing."
-                + (f" Expected below DATASET.ROOT:\n{tree}" if tree else "")
-                + f"\nGet it with: python -m datasets.prepare {stem} --root <DATASET.ROOT>"
-            )
-
-
-def expected_tree(cls: type) -> str:
-    """The block after ``Expected tree::`` in a reader's docstring; empty when there is none."""
-    _, found, rest = (inspect.getdoc(cls) or "").partition("Expected tree::\n\n")
-    if not found:
-        return ""
-    lines = []
-    for line in rest.splitlines():
-        if line and not line.startswith(" "):
-            break
-        lines.append(line)
-    return "\n".join(lines).rstrip()
-
-
-def find_missing(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that do not exist; fast on many images, as each folder is listed once."""
-    seen: dict[str, set[str]] = {}
-    missing = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in seen:
-            seen[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in seen[folder]:
-            missing.append(path)
-    return missing
-
-
-def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = False) -> bool:
-    """Write a JSON file in one step, so that no reader ever sees half of it.
-
-    Args:
-        obj: a dict; its lists are written one element a line.
-        path: the file; its folder is made when it is missing.
-        what: words for the one line that is printed when the file cannot be written.
-        keep_existing: leave a file alone that another process wrote in the meantime.
-
-    Returns:
-        False when the folder cannot be written to (read-only, full): then only a line is printed.
-    """
-    fields = []
-    for key, value in obj.items():
-        text = json.dumps(value)
-        if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(json.dumps(v) for v in value) + "\n]"
-        fields.append(f"{json.dumps(key)}: {text}")
-    temporary = ""
-    try:
-        _respect_read_only(os.path.dirname(path))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
-        with os.fdopen(fd, "w", encoding="utf-8") as f:
-            f.write("{\n" + ",\n".join(fields) + "\n}\n")
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out the others on a shared disk
-        if keep_existing and _link_exclusively(temporary, path):
-            return True
-        os.replace(temporary, path)
-    except OSError as e:
-        print(f"{what} not saved to {path}: {e.strerror or e}")
-        return False
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.remove(temporary)
-    return True
-
-
-def _respect_read_only(folder: str) -> None:
-    """Refuse folders that nobody may write to; without this check root, as in containers, would."""
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not os.stat(folder).st_mode & 0o222:
-        raise PermissionError(errno.EACCES, "the folder is read-only")
-
-
-def _link_exclusively(temporary: str, path: str) -> bool:
-    """True when ``path`` now exists (made by us or before us); False where hard links do not work."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 # --------------------------------------------------------------------------------------------------- splits
@@ -181,14 +68,7 @@ def read_split(filepath: str, path_prefix: str) -> Lists:
             'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
             "Mend it, or delete it to have a new split drawn."
         ) from e
-    missing = find_missing(d.impath for d in train + val + test)
-    if missing:
-        raise FileNotFoundError(
-            f"{filepath} names {len(missing)} of {len(train + val + test)} images that are not there: "
-            + ", ".join(missing[:3])
-            + (", ..." if len(missing) > 3 else "")
-            + ". Put the images back, or use the split file that belongs to this folder."
-        )
+    require_images([d.impath for d in train + val + test], filepath)
     return train, val, test
 
 
@@ -226,12 +106,6 @@ def save_split(
     return saved
 
 
-def relative(path: str, prefix: str) -> str:
-    """``path`` relative to the folder ``prefix``, with forward slashes; unchanged when it lies elsewhere."""
-    prefix = prefix.rstrip("/\\") + os.sep
-    return (path[len(prefix) :] if path.startswith(prefix) else path).replace(os.sep, "/")
-
-
 def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable[[Any], Lists]) -> Lists:
     """Read the split file, or draw the split once and keep it.
 
@@ -249,6 +123,7 @@ def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable
     """
     if not os.path.exists(split_path):
         train, val, test = make(generator(cfg.SEED))
+        require_images([d.impath for d in train + val + test], os.path.dirname(split_path))
         if not save_split(train, val, test, split_path, image_dir):
             print(f"This split holds for SEED {cfg.SEED} only; evaluate with the same seed.")
             return train, val, test
@@ -375,29 +250,6 @@ def read_class(folder: str, label: int, classname: str) -> list[Datum]:
         allowed = ", ".join(IMAGE_EXTENSIONS)
         raise ValueError(f"The folder {folder} of class {classname!r} holds no image ({allowed}).")
     return [Datum(impath=p, label=label, classname=classname) for p in paths]
-
-
-def read_lines(path: str) -> list[str]:
-    """The non-empty lines of a text file, stripped."""
-    with open(path, encoding="utf-8") as f:
-        return [line.strip() for line in f if line.strip()]
-
-
-def read_classnames(text_file: str) -> dict[str, str]:
-    """Read lines ``<folder> <class name>`` (a space or a tab between them) in the order of the file.
-
-    Raises:
-        ValueError: a line without a name, or a folder that comes twice.
-    """
-    names: dict[str, str] = {}
-    for line in read_lines(text_file):
-        folder, _, name = line.partition("\t" if "\t" in line else " ")
-        folder, name = folder.strip(), name.strip()
-        if not name or folder in names:
-            problem = f"lists {folder!r} twice" if folder in names else f"has no class name in {line!r}"
-            raise ValueError(f"{text_file} {problem}. Expected one line per folder: <folder> <class name>.")
-        names[folder] = name
-    return names
 
 
 # -------------------------------------------------------------------------- domains, few-shot, base and new

@@ -1,0 +1,38 @@
+"""ImageNet-A: photos that fool classifiers, over 200 of ImageNet's classes."""
+
+import os
+from typing import Any
+
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+
+from . import common
+from .imagenet_files import read_variant
+
+
+@DATASET_REGISTRY.register()
+class ImageNetA(DatasetBase):
+    """ImageNet-A (Hendrycks et al., Natural adversarial examples, CVPR 2021).
+
+    Source: https://github.com/hendrycks/natural-adv-examples. Licence: MIT.
+
+    Expected tree::
+
+        imagenet-adversarial/
+            imagenet-a/<wnid>/<image>
+            classnames.txt                  ImageNet's; labels 0 to 199 follow the sorted folders
+
+    Official counts: 200 classes; 7,500 test images. A test set: its images also stand in as
+    train, which gives the class names; ``NUM_SHOTS`` has no effect.
+    """
+
+    dataset_dir = "imagenet-adversarial"
+    official = {"classes": 200, "test": 7500}
+    test_only = True
+
+    def __init__(self, cfg: Any) -> None:
+        root = common.data_root(cfg)
+        self.dataset_dir = os.path.join(root, self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, "imagenet-a")
+        items = read_variant(self, root, self.image_dir)
+        train, _, test = common.finalize(cfg, self.dataset_dir, items, None, items, few_shot=False)
+        super().__init__(train_x=train, test=test)

@@ -1,0 +1,90 @@
+"""Listing of ImageNet and its variants: class folders, and class names in a text file."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from dassl.data.datasets import Datum
+
+from . import common
+
+
+def list_cached(image_dir: str, cache: str) -> dict[str, dict[str, list[str]]]:
+    """List train and val by class folder; the 1.3 million names are kept in a file until a folder changes."""
+    folders = {part: common.list_folders(os.path.join(image_dir, part)) for part in ("train", "val")}
+    stamp = hashlib.sha256()
+    for part, names in folders.items():
+        for name in names:
+            changed = os.stat(os.path.join(image_dir, part, name)).st_mtime_ns
+            stamp.update(f"{part}/{name} {changed}\n".encode())
+    try:
+        with open(cache, encoding="utf-8") as f:
+            kept = json.load(f)
+        if kept["stamp"] == stamp.hexdigest():
+            return {"train": kept["train"], "val": kept["val"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    listing = {
+        part: {name: common.list_images(os.path.join(image_dir, part, name)) for name in names}
+        for part, names in folders.items()
+    }
+    common.write_json({"stamp": stamp.hexdigest(), **listing}, cache, "ImageNet's listing")
+    return listing
+
+
+def to_items(
+    folder: str, images: dict[str, list[str]], names: dict[str, str], names_file: str
+) -> list[Datum]:
+    """Items of class folders in the order given, labelled from 0.
+
+    Args:
+        folder: folder that holds the class folders.
+        images: image names by class folder.
+        names: class names by class folder.
+        names_file: where they come from, for errors.
+
+    Returns:
+        The items.
+
+    Raises:
+        ValueError: a folder without a name, or without images.
+    """
+    unnamed = [f for f in images if f not in names]
+    if unnamed:
+        raise ValueError(f"{names_file} has no name for {len(unnamed)} folders of {folder}: {unnamed[:5]}.")
+    empty = [f for f, found in images.items() if not found]
+    if empty or not images:
+        raise ValueError(
+            f"{folder} has no images" + (f" in the class folders {empty[:5]}." if empty else ".")
+        )
+    return [
+        Datum(impath=os.path.join(folder, f, image), label=label, classname=names[f])
+        for label, (f, found) in enumerate(images.items())
+        for image in found
+    ]
+
+
+def read_variant(reader: Any, root: str, image_dir: str, numbered: bool = False) -> list[Datum]:
+    """List one of ImageNet's test sets, over the classes that it has.
+
+    Args:
+        reader: the data set, for errors; its ``dataset_dir`` is set.
+        root: ``DATASET.ROOT``; ``imagenet/classnames.txt`` serves where the set has no file of its own.
+        image_dir: folder of the class folders.
+        numbered: class folders are called 0, 1, ... in the order of classnames.txt.
+
+    Returns:
+        The items, labels in the order of the sorted (or numbered) folders.
+    """
+    own = os.path.join(reader.dataset_dir, "classnames.txt")
+    shared = os.path.join(root, "imagenet", "classnames.txt")
+    names_file = own if os.path.exists(own) or not os.path.exists(shared) else shared
+    common.require(reader, image_dir, names_file)
+    names = common.read_classnames(names_file)
+    if numbered:
+        names = {str(number): name for number, name in enumerate(names.values())}
+        common.require(reader, *(os.path.join(image_dir, number) for number in names))
+    folders = list(names) if numbered else common.list_folders(image_dir)
+    images = {f: common.list_images(os.path.join(image_dir, f)) for f in folders}
+    return to_items(image_dir, images, names, names_file)

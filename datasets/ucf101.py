@@ -1,0 +1,60 @@
+"""UCF101: middle frames of videos of 101 human actions."""
+
+import os
+import re
+from typing import Any
+
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+
+from . import common
+
+
+@DATASET_REGISTRY.register()
+class UCF101(DatasetBase):
+    """UCF101 (Soomro et al., UCF101: a dataset of 101 human actions classes, 2012), one frame per video.
+
+    Source: https://www.crcv.ucf.edu/data/UCF101.php; frames by CoOp's authors. Licence: none stated.
+
+    Expected tree::
+
+        ucf101/
+            UCF-101-midframes/<Class_Name>/<video>.jpg
+            ucfTrainTestlist/classInd.txt   with trainlist01.txt and testlist01.txt; only read when the
+                                            split file is missing
+            split_zhou_UCF101.json          drawn (val: 20 % of the training videos) when it is missing
+
+    Official counts: 101 classes; 7,639 train, 1,898 val, 3,783 test images.
+    """
+
+    dataset_dir = "ucf101"
+    official = {"classes": 101, "train": 7639, "val": 1898, "test": 3783}
+
+    def __init__(self, cfg: Any) -> None:
+        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, "UCF-101-midframes")
+        self.split_path = os.path.join(self.dataset_dir, "split_zhou_UCF101.json")
+        common.require(self, self.image_dir)
+        lists = common.load_or_make_split(cfg, self.split_path, self.image_dir, self.make_split)
+        train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
+        super().__init__(train_x=train, val=val, test=test)
+
+    def make_split(self, rng: Any) -> common.Lists:
+        """Split the first official training list; the first official test list stays as it is."""
+        index = os.path.join(self.dataset_dir, "ucfTrainTestlist", "classInd.txt")
+        common.require(self, index)
+        rows = [line.split(" ") for line in common.read_lines(index)]
+        labels = {name: int(number) - 1 for number, name in rows}
+        train, val = common.split_trainval(self.read_data(labels, "trainlist01.txt"), rng=rng)
+        return train, val, self.read_data(labels, "testlist01.txt")
+
+    def read_data(self, cname2lab: dict[str, int], text_file: str) -> list[Datum]:
+        """Read lines ``<ClassName>/<video>.avi [<label>]``; the class becomes ``Class_Name``."""
+        path = os.path.join(self.dataset_dir, "ucfTrainTestlist", text_file)
+        common.require(self, path)
+        items = []
+        for line in common.read_lines(path):
+            action, video = line.split(" ")[0].split("/")
+            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
+            items.append(Datum(impath=image, label=cname2lab[action], classname=name))
+        return items
