@@ -32,8 +32,9 @@ _ANY_ANGLE = {"star", "circle", "sun", "key", "hammer", "leaf", "arrow", "stripe
 _NATURAL = {
     "tree": (0.33, 0.08), "cactus": (0.35, 0.06), "leaf": (0.3, 0.25), "sun": (0.13, 0.1),
     "heart": (0.98, 0.9), "apple": (0.99, 0.3), "flower": (0.92, 0.33), "crown": (0.13, 0.0),
-    "lightning": (0.14, 0.1), "cloud": (0.58, 0.6), "mushroom": (0.01, 0.1), "snowman": (0.56, 0.08), "bell": (0.12, 0.08),
-    "moon": (0.15, 0.1), "bricks": (0.03, 0.05), "honeycomb": (0.12, 0.09), "hammer": (0.6, 0.08),
+    "lightning": (0.14, 0.1), "cloud": (0.58, 0.6), "mushroom": (0.01, 0.1), "snowman": (0.56, 0.08),
+    "bell": (0.12, 0.08), "moon": (0.15, 0.1), "bricks": (0.03, 0.05), "honeycomb": (0.12, 0.09),
+    "hammer": (0.6, 0.08),
 }  # fmt: skip
 
 

@@ -14,14 +14,19 @@ from __future__ import annotations
 import colorsys
 import functools
 import math
-import random
+from collections.abc import Callable
+from random import Random
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL.ImageDraw import ImageDraw as Draw
 
 from datasets.outlines import DARK, MAIN, Part, Points
 
+Parts = list[Part]
 Colour = tuple[int, int, int]
+Ink = int | Colour
 Path = list[tuple[float, float]]
 _CLAY: Colour = (128, 112, 92)  # painters mute their colours with it
 
@@ -43,7 +48,7 @@ def luminance(colour: Colour) -> float:
 
 
 def _backdrop(
-    avoid: Colour, rng: random.Random, saturation: tuple[float, float], value: tuple[float, float]
+    avoid: Colour, rng: Random, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Colour:
     """A colour that stands off from `avoid`, in grey too."""
     best, gap = avoid, -1.0
@@ -68,7 +73,7 @@ def _noise(scale: int) -> np.ndarray:
     return tile / tile.std()
 
 
-def _crop_noise(scale: int, rng: random.Random, size: int) -> np.ndarray:
+def _crop_noise(scale: int, rng: Random, size: int) -> np.ndarray:
     tile = np.tile(_noise(scale), (1 + size // 512, 1 + size // 512)) if size > 384 else _noise(scale)
     x, y = rng.randrange(tile.shape[1] - size), rng.randrange(tile.shape[0] - size)
     return tile[y : y + size, x : x + size]
@@ -78,7 +83,7 @@ def _tuples(path: Points) -> Path:
     return [tuple(point) for point in path.tolist()]
 
 
-def _line(draw: ImageDraw.ImageDraw, path: Path, fill, width: float, closed: bool = False) -> None:
+def _line(draw: Draw, path: Path, fill: Ink, width: float, closed: bool = False) -> None:
     """A line with round ends and corners; Pillow's own joints are slow and leave gaps."""
     width = max(1, round(width))
     points = [*path, path[0]] if closed else path
@@ -95,7 +100,7 @@ def _line(draw: ImageDraw.ImageDraw, path: Path, fill, width: float, closed: boo
         draw.ellipse((x - d, y - d, x + d, y + d), fill=fill)
 
 
-def _draw(draw: ImageDraw.ImageDraw, part: Part, fill, rim=None, rim_width: float = 0.0) -> None:
+def _draw(draw: Draw, part: Part, fill: Ink, rim: Ink | None = None, rim_width: float = 0.0) -> None:
     """Fill a part; with `rim`, first draw its border, which lies outside the union of its paths."""
     paths = [_tuples(path) for path in part.paths]
     if rim is not None:
@@ -108,7 +113,7 @@ def _draw(draw: ImageDraw.ImageDraw, part: Part, fill, rim=None, rim_width: floa
             draw.polygon(path, fill=fill)
 
 
-def _masks(parts: list[Part], side: int) -> tuple[Image.Image, Image.Image]:
+def _masks(parts: Parts, side: int) -> tuple[Image.Image, Image.Image]:
     """Coverage of the object, and the same with dents along the borders of its parts; half of `side` wide."""
     flat, dented = Image.new("L", (side, side)), Image.new("L", (side, side))
     draw_flat, draw_dented = ImageDraw.Draw(flat), ImageDraw.Draw(dented)
@@ -118,7 +123,7 @@ def _masks(parts: list[Part], side: int) -> tuple[Image.Image, Image.Image]:
     return flat.reduce(2), dented.reduce(2)
 
 
-def _albedo(parts: list[Part], palette: list[Colour], side: int) -> Image.Image:
+def _albedo(parts: Parts, palette: list[Colour], side: int) -> Image.Image:
     image = Image.new("RGB", (side, side), palette[parts[0].role])
     draw = ImageDraw.Draw(image)
     for part in parts:
@@ -126,7 +131,7 @@ def _albedo(parts: list[Part], palette: list[Colour], side: int) -> Image.Image:
     return image.reduce(2)
 
 
-def _clutter(avoid: Colour, rng: random.Random, size: int, blobs: bool) -> np.ndarray:
+def _clutter(avoid: Colour, rng: Random, size: int, blobs: bool) -> np.ndarray:
     """An out-of-focus scene: a gradient or a horizon, with blurred things in it."""
     small = 24
     tones = [_backdrop(avoid, rng, (0.05, 0.5), (0.15, 0.95)) for _ in range(3)]
@@ -146,7 +151,9 @@ def _clutter(avoid: Colour, rng: random.Random, size: int, blobs: bool) -> np.nd
     return np.asarray(image, dtype=np.float32)
 
 
-def _photo(parts: list[Part], palette: list[Colour], rng, nrng, size: int, dataset: str) -> Image.Image:
+def _photo(
+    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
+) -> Image.Image:
     scale = size / 64
     mask_image, dented = _masks(parts, 2 * size)
     mask = np.asarray(mask_image, dtype=np.float32)[..., None] / 255
@@ -194,7 +201,7 @@ def _even(path: Points, step: float, closed: bool) -> Points:
 
 
 def _pencil(
-    draw: ImageDraw.ImageDraw, path: Points, closed: bool, rng, nrng, side: int, width: int, tone: int
+    draw: Draw, path: Points, closed: bool, rng: Random, nrng: Generator, side: int, width: int, tone: int
 ) -> None:
     """A wobbly line that overshoots or leaves gaps, as a hand draws it."""
     points = _even(path, side * 0.022, closed)
@@ -210,7 +217,9 @@ def _pencil(
         start = stop if rng.random() < 0.3 else stop - 1
 
 
-def _sketch(parts: list[Part], palette: list[Colour], rng, nrng, size: int, dataset: str) -> Image.Image:
+def _sketch(
+    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
+) -> Image.Image:
     side = 2 * size
     paper = rng.randint(238, 255)
     image = Image.new("L", (side, side), paper)
@@ -273,7 +282,7 @@ def _union_outlines(paths: list[Points], step: float) -> list[Points]:
     return pieces
 
 
-def _scribble(image: Image.Image, mask: Image.Image, rng, side: int, width: int, tone: int) -> None:
+def _scribble(image: Image.Image, mask: Image.Image, rng: Random, side: int, width: int, tone: int) -> None:
     """Hatch the masked area with slanted lines."""
     layer = Image.new("L", (side, side))
     draw, step, lean = ImageDraw.Draw(layer), side * rng.uniform(0.028, 0.04), rng.uniform(0.5, 1.2)
@@ -283,7 +292,9 @@ def _scribble(image: Image.Image, mask: Image.Image, rng, side: int, width: int,
     image.paste(min(150, tone + 30), (0, 0), ImageChops.multiply(layer, mask))
 
 
-def _painting(parts: list[Part], palette: list[Colour], rng, nrng, size: int, dataset: str) -> Image.Image:
+def _painting(
+    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
+) -> Image.Image:
     side = 2 * size
     muted = [mix(colour, _CLAY, rng.uniform(0.1, 0.35)) for colour in palette]
     mask, _ = _masks(parts, side)
@@ -332,8 +343,18 @@ def _weave(size: int) -> np.ndarray:
     return (np.sin(t)[:, None] * np.sin(t)[None, :]).astype(np.float32)
 
 
-def _brush(draw, nrng, n: int, side: int, colours, angle: float, bend: float, width: float, length: float,
-           jitter: float) -> None:  # fmt: skip
+def _brush(
+    draw: Draw,
+    nrng: Generator,
+    n: int,
+    side: int,
+    colours: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    angle: float,
+    bend: float,
+    width: float,
+    length: float,
+    jitter: float,
+) -> None:
     """`n` short thick strokes along a bending flow; `colours` maps pixel positions to RGB rows."""
     x, y = nrng.integers(0, side, n), nrng.integers(0, side, n)
     tones = np.asarray(colours(x, y)) + nrng.normal(0, jitter, (n, 1)) + nrng.normal(0, jitter / 3, (n, 3))
@@ -347,7 +368,9 @@ def _brush(draw, nrng, n: int, side: int, colours, angle: float, bend: float, wi
         draw.line(end, fill=tuple(tone), width=w)
 
 
-def _cartoon(parts: list[Part], palette: list[Colour], rng, nrng, size: int, dataset: str) -> Image.Image:
+def _cartoon(
+    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
+) -> Image.Image:
     side = 2 * size
     bright = [_vivid(colour) for colour in palette[:2]] + [palette[DARK], (255, 255, 255)]
     back = _vivid(_backdrop(bright[MAIN], rng, (0.2, 0.8), (0.75, 1.0)), 0.45)

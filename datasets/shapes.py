@@ -1,0 +1,230 @@
+"""Rendered data sets, which need no download: `Shapes`, `Patterns`, `Digits` and `Counts`.
+
+They are drawn by `datasets.render` at the first use and look like PACS on disk. ``python -m
+datasets.contact_sheet out.png`` shows what they look like.
+"""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+
+from . import common
+from .image_folder import load_splits, pick_domains
+from .render import DOMAINS, VOCABULARIES, render
+
+VERSION = 1  # count up whenever the same seed gives other pixels
+SEED = 0  # of the pictures; it belongs to the data set, so it does not follow cfg.SEED
+SIZE_PX = 80
+IMAGES = {"train": 16, "val": 4, "test": 20}  # per class and domain
+STAMP = "rendered.json"
+STALE_SEC = 3600  # no rendering takes that long: older unfinished folders were left behind by a kill
+
+
+class Rendered(DatasetBase):
+    """Base of the rendered sets: draws the pictures when they are missing, then reads them as any other set.
+
+    Train and val come from the source domains, test from the target domains (all of them by default); all
+    images of an unseen target domain are test images.
+    """
+
+    dataset_dir: ClassVar[str]
+    domains = list(DOMAINS)
+
+    def __init__(self, cfg: Any) -> None:
+        name = type(self).__name__
+        folder = render_dataset(name, os.path.join(common.data_root(cfg), self.dataset_dir))
+        splits = load_splits(cfg, os.path.join(folder, "images"), os.path.join(folder, split_name(name)))
+        train, val, test = common.finalize(cfg, folder, *pick_domains(cfg, splits, name))
+        super().__init__(train_x=train, val=val, test=test)
+
+
+@DATASET_REGISTRY.register()
+class Shapes(Rendered):
+    """Everyday things and plain shapes, one to a picture; rendered by this repository under its licence.
+
+    Expected tree::
+
+        shapes/                          made at the first use
+            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
+            split_zhou_Shapes.json
+            rendered.json                version, seed and numbers of the rendering
+
+    Counts: 36 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 5,760 in all.
+    """
+
+    dataset_dir = "shapes"
+
+
+@DATASET_REGISTRY.register()
+class Patterns(Rendered):
+    """Textures that fill the picture; rendered by this repository under its licence.
+
+    Expected tree::
+
+        patterns/                        made at the first use
+            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
+            split_zhou_Patterns.json
+            rendered.json                version, seed and numbers of the rendering
+
+    Counts: 12 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,920 in all.
+    """
+
+    dataset_dir = "patterns"
+
+
+@DATASET_REGISTRY.register()
+class Digits(Rendered):
+    """The digits zero to nine; rendered by this repository under its licence.
+
+    Expected tree::
+
+        digits/                          made at the first use
+            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
+            split_zhou_Digits.json
+            rendered.json                version, seed and numbers of the rendering
+
+    Counts: 10 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,600 in all.
+    """
+
+    dataset_dir = "digits"
+
+
+@DATASET_REGISTRY.register()
+class Counts(Rendered):
+    """One to six small circles or stars; rendered by this repository under its licence.
+
+    Expected tree::
+
+        counts/                          made at the first use
+            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
+            split_zhou_Counts.json
+            rendered.json                version, seed and numbers of the rendering
+
+    Counts: 12 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,920 in all.
+    """
+
+    dataset_dir = "counts"
+
+
+def split_name(name: str) -> str:
+    """File name of the split of a rendered set."""
+    return f"split_zhou_{name}.json"
+
+
+def render_dataset(name: str, folder: str) -> str:
+    """Draw a whole data set, unless it is there already.
+
+    Everything is written into an unfinished folder beside the final one, which then gets its name in one
+    step: no reader ever sees half a set, and of two processes that render at once the first one wins.
+
+    Args:
+        name: a key of `datasets.render.VOCABULARIES`.
+        folder: where the set belongs.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ValueError: the folder holds something else, or pictures of another version of the renderer.
+        OSError: the folder's parent cannot be written to.
+    """
+    if os.path.exists(folder):
+        _check_stamp(name, folder)
+        return folder
+    parent, base = os.path.split(folder)
+    os.makedirs(parent, exist_ok=True)
+    _remove_stale(parent, base)
+    unfinished = tempfile.mkdtemp(prefix=_prefix(base), dir=parent)
+    try:
+        _draw_all(name, unfinished)
+        os.chmod(unfinished, 0o755)  # mkdtemp's 0700 would lock out the others on a shared disk
+        try:
+            os.replace(unfinished, folder)
+        except OSError:
+            if not os.path.exists(folder):
+                raise
+            _check_stamp(name, folder)  # another process was faster; its pictures are the same
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _draw_all(name: str, folder: str) -> None:
+    split: dict[str, list[list[Any]]] = {part: [] for part in IMAGES}
+    parts = [part for part, n in IMAGES.items() for _ in range(n)]
+    classes = VOCABULARIES[name]
+    total = len(DOMAINS) * len(classes) * len(parts)
+    with tqdm(total=total, desc=f"Rendering {name}", unit="image", mininterval=0.5) as bar:
+        for domain in DOMAINS:
+            for label, class_name in enumerate(classes):
+                sub = f"{domain}/{class_name.replace(' ', '_')}"
+                os.makedirs(os.path.join(folder, "images", sub))
+                for i, part in enumerate(parts):
+                    image = render(name, class_name, domain, image_rng(name, class_name, domain, i), SIZE_PX)
+                    path = f"{sub}/{i + 1:04d}.png"
+                    image.save(os.path.join(folder, "images", path))
+                    split[part].append([path, label, class_name])
+                bar.update(len(parts))
+    for file, content in ((split_name(name), split), (STAMP, stamp(name))):
+        with open(os.path.join(folder, file), "w", encoding="utf-8") as f:
+            json.dump(content, f, indent=1 if file == STAMP else None)
+
+
+def image_rng(name: str, class_name: str, domain: str, index: int, seed: int | str = SEED) -> random.Random:
+    """The generator that picture `index` of a class in a domain is drawn with."""
+    return random.Random(f"{seed}/{name}/{domain}/{class_name}/{index}")
+
+
+def stamp(name: str) -> dict[str, Any]:
+    """What the pictures of a set depend on."""
+    return {
+        "dataset": name,
+        "version": VERSION,
+        "seed": SEED,
+        "size_px": SIZE_PX,
+        "images": IMAGES,
+        "domains": list(DOMAINS),
+        "classes": list(VOCABULARIES[name]),
+    }
+
+
+def _check_stamp(name: str, folder: str) -> None:
+    try:
+        with open(os.path.join(folder, STAMP), encoding="utf-8") as f:
+            found = json.load(f)
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"{name}: {folder} was not rendered by this reader (no readable {STAMP} in it: {e}). "
+            "Move it away, or choose another DATASET.ROOT."
+        ) from e
+    wanted = stamp(name)
+    differing = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+    if differing:
+        raise ValueError(
+            f"{name}: {folder} was rendered by another version of this repository (other "
+            f"{', '.join(differing)}). Delete the folder; it is then rendered anew."
+        )
+
+
+def _prefix(base: str) -> str:
+    return f".{base}-unfinished-"
+
+
+def _remove_stale(parent: str, base: str) -> None:
+    with os.scandir(parent) as entries:
+        stale = [e.path for e in entries if e.name.startswith(_prefix(base))]
+    for path in stale:
+        try:
+            old = time.time() - os.path.getmtime(path) > STALE_SEC
+        except FileNotFoundError:  # its process has just finished
+            continue
+        if old:
+            shutil.rmtree(path, ignore_errors=True)
