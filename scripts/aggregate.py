@@ -1,0 +1,278 @@
+"""Turns the records of runs into the paper's tables, and names what is missing in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from scripts import protocols
+from scripts.records import Method, Run
+from scripts.tables import Cell, Panel, Table
+
+PAPER_NAMES = {"ZeroshotCLIP": "CLIP"}  # our trainer -> the paper's method, where they differ
+TITLES = {
+    "base2new": "Base-to-new generalization",
+    "cross-dataset": "Cross-dataset transfer",
+    "domain-generalization": "Domain generalization",
+}
+# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+T_QUANTILES = (
+    *(
+        12.706,
+        4.303,
+        3.182,
+        2.776,
+        2.571,
+        2.447,
+        2.365,
+        2.306,
+        2.262,
+        2.228,
+        2.201,
+        2.179,
+        2.160,
+        2.145,
+        2.131,
+    ),
+    *(
+        2.120,
+        2.110,
+        2.101,
+        2.093,
+        2.086,
+        2.080,
+        2.074,
+        2.069,
+        2.064,
+        2.060,
+        2.056,
+        2.052,
+        2.048,
+        2.045,
+        2.042,
+    ),
+)
+
+
+def interval(values: list[float]) -> float | None:
+    """Half-width of the 95 % interval of the mean; None for a single value."""
+    n = len(values)
+    if n < 2:
+        return None
+    z = 1.959964
+    t = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else z + (z**3 + z) / (4 * (n - 1))
+    return t * stdev(values) / math.sqrt(n)
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def labels(methods: Iterable[Method]) -> dict[Method, str]:
+    """Short names in table order, those that learn nothing first; with what tells two of a trainer apart."""
+    ordered = sorted(set(methods), key=lambda method: (method.shots != 0, method))
+    result = {}
+    for method in ordered:
+        rivals = [other for other in ordered if other.trainer == method.trainer]
+        details = [method.config, f"{method.shots} shots", method.backbone]
+        differs = [len({other[i] for other in rivals}) > 1 for i in (1, 2, 3)]
+        text = ", ".join(detail for detail, shown in zip(details, differs, strict=True) if shown)
+        result[method] = f"{method.trainer} ({text})" if text else method.trainer
+    return result
+
+
+class Cells:
+    """The runs of one table, looked up by method, data set and classes; notes what is missing."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs: dict[tuple[Method, str, str], dict[int, float]] = {}
+        for run in runs:
+            self.runs.setdefault((run.method, run.name, run.classes), {})[run.seed] = run.accuracy
+        self.labels = labels(run.method for run in runs)
+        # What one cell of a method has, all should have; but one seed is enough where nothing is learned.
+        self.seeds = {
+            m: {run.seed for run in runs if run.method == m} if m.shots else set() for m in self.labels
+        }
+        self.notes: list[str] = []
+
+    def cell(self, method: Method, name: str, classes: str) -> Cell | None:
+        """Mean over seeds; None, and a note, where there is no run. A note also names missing seeds."""
+        found = self.runs.get((method, name, classes), {})
+        missing = sorted(self.seeds[method] - set(found)) if found else []
+        if missing or not found:
+            what = f"seed {', '.join(map(str, missing))}" if missing else "all runs"
+            self.note(f"missing: {self.labels[method]} on {name} ({classes} classes): {what}")
+        values = [found[seed] for seed in sorted(found)]
+        return Cell(fmean(values), interval(values), len(values), bool(missing)) if values else None
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def legend(cells: Cells, more: str = "") -> str:
+    """What the numbers of a table are."""
+    seeds = sorted(set().union(*cells.seeds.values()))
+    many = f", mean over seeds {', '.join(map(str, seeds))} ± 95 % interval" if len(seeds) > 1 else ""
+    star = "; *: seeds are missing" if any(note.startswith("missing") for note in cells.notes) else ""
+    return f"Accuracy in %{many}{star}" + (f". {more}" if more else "")
+
+
+def average(cells: Iterable[Cell | None]) -> Cell | None:
+    """Mean of all cells, None if one is missing; marked as incomplete if one of them is."""
+    cells = list(cells)
+    full = [cell for cell in cells if cell is not None]
+    if not full or len(full) < len(cells):
+        return None
+    return Cell(fmean(cell.mean for cell in full), None, 0, any(cell.incomplete for cell in full))
+
+
+def harmonic(base: Cell | None, new: Cell | None) -> Cell | None:
+    if base is None or new is None:
+        return None
+    return Cell(harmonic_mean(base.mean, new.mean), None, 0, base.incomplete or new.incomplete)
+
+
+def beside_paper(cells: list[Cell | None], published: list[float] | None) -> list[Cell | str | None]:
+    """`cells`, then the paper's values, then the differences (empty where the paper has none)."""
+    if not published:
+        return [*cells, *[""] * (2 * len(cells))]
+    differences = [
+        cell and Cell(cell.mean - value, None, 0, cell.incomplete, signed=True)
+        for cell, value in zip(cells, published, strict=True)
+    ]
+    return [*cells, *[Cell(value) for value in published], *differences]
+
+
+def published_by(paper: dict[str, Any], task: str, method: Method) -> dict[str, Any]:
+    """The paper's numbers for a method in a task, by data set."""
+    methods: dict[str, dict[str, Any]] = paper.get(task.replace("-", "_"), {})
+    return methods.get(PAPER_NAMES.get(method.trainer, method.trainer), {})
+
+
+def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | None) -> Table:
+    """Base, new and HM per data set and method; `names` are the data sets that the protocol has."""
+    cells = Cells(runs)
+    title = TITLES["base2new"]
+    if paper and tuple(names) != protocols.REAL:
+        paper, title = None, f"{title} (no data set of the paper)"
+    present = [name for name in names if any(run.name == name for run in runs)]
+    header = ["data set", "method", "Base", "New", "HM"]
+    if paper:
+        header += ["paper Base", "paper New", "paper HM", "diff Base", "diff New", "diff HM"]
+    table = Table(title, header, labels=2, grouped=True)
+    absent = [name for name in names if name not in present]
+    total = f"average of {len(present)}" + (f" (of {len(names)})" if absent else "")
+    values: dict[tuple[str, Method], list[Cell | None]] = {}
+    for name in present:
+        for method in cells.labels:
+            base, new = (cells.cell(method, name, classes) for classes in ("base", "new"))
+            values[name, method] = [base, new, harmonic(base, new)]
+    if len(present) > 1:
+        if absent:
+            cells.note(f"not run by any method, so not in the average: {', '.join(absent)}")
+        for method in cells.labels:
+            base, new = (average(values[name, method][i] for name in present) for i in (0, 1))
+            values[total, method] = [base, new, harmonic(base, new)]
+    for (name, method), row in values.items():
+        numbers: list[Cell | str | None] = list(row)
+        if paper:
+            whole = "average" if name == total and not absent else name  # the paper's is over all its sets
+            numbers = beside_paper(row, published_by(paper, "base2new", method).get(whole))
+        table.rows.append([name, cells.labels[method], *numbers])
+    table.notes = [
+        legend(cells, "HM: of the mean base and the mean new accuracy, in the average of the averages")
+    ]
+    table.notes += cells.notes
+    muted = {label for method, label in cells.labels.items() if not method.shots}
+    groups = list(dict.fromkeys(name for name, _ in values))
+    if len(groups) == 1:
+        bars = {cells.labels[method]: row for (_, method), row in values.items()}
+        table.panels = [Panel(f"{table.title}: {groups[0]}", ["Base", "New", "HM"], bars, muted)]
+    else:
+        for i, part in enumerate(("Base", "New", "HM")):
+            bars = {label: [values[g, m][i] for g in groups] for m, label in cells.labels.items()}
+            table.panels.append(Panel(f"{table.title}: {part}", groups, bars, muted))
+    return table
+
+
+def transfer_table(runs: list[Run], task: str, source: str, paper: dict[str, Any] | None) -> Table:
+    """Accuracy on the source and the targets of one training set, one column per method."""
+    experiments = protocols.experiments(task, source)
+    names = list(dict.fromkeys(test.name("test") for experiment in experiments for test in experiment.tests))
+    trained = [names[0]] if len(experiments[0].tests) > 1 else []  # left-out domains have no source row
+    targets = [name for name in names if name not in trained]
+    cells = Cells(runs)
+    title = f"{TITLES[task]} from {source}"
+    if paper and source != protocols.REAL[0]:
+        paper, title = None, f"{title} (no data set of the paper)"
+    table = Table(title, ["", "data set"], labels=2, grouped=True)
+    columns: dict[Method, list[Cell | None]] = {}
+    for method, label in cells.labels.items():
+        table.header += [label, "paper", "diff"] if paper else [label]
+        column = [cells.cell(method, name, "all") for name in names]
+        columns[method] = [*column, average(column[len(trained) :])]
+    for i, name in enumerate([*names, "average"]):
+        last = f"average of {len(targets)}"
+        line: list[Cell | str | None] = [
+            "source" if name in trained else "targets",
+            name if i < len(names) else last,
+        ]
+        for method, column in columns.items():
+            value = published_by(paper, task, method).get(name) if paper else None
+            line += beside_paper([column[i]], value and [value]) if paper else [column[i]]
+        table.rows.append(line)
+    table.notes = [legend(cells), *cells.notes]
+    bars = {cells.labels[method]: column for method, column in columns.items()}
+    muted = {label for method, label in cells.labels.items() if not method.shots}
+    table.panels = [Panel(table.title, [*names, "average"], bars, muted)]
+    return table
+
+
+def list_table(title: str, runs: list[Run], root: Path) -> Table:
+    """Mean accuracy per folder of seeds, for runs of no protocol."""
+    groups: dict[Path, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.folder.parent if run.folder.name.startswith("seed") else run.folder, []).append(
+            run
+        )
+    table = Table(title, ["runs", "data set", "classes", "method", "accuracy", "seeds"], labels=4)
+    for folder, members in sorted(groups.items()):
+        values = [run.accuracy for run in members]
+        first, seeds = members[0], ", ".join(str(seed) for seed in sorted(run.seed for run in members))
+        cell = Cell(fmean(values), interval(values), len(values))
+        where = str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+        table.rows.append([where, first.name, first.classes, first.method.trainer, cell, seeds])
+    return table
+
+
+def all_tables(runs: list[Run], root: Path, paper: dict[str, Any] | None) -> list[Table]:
+    """The tables that `runs` fill; no run is left out."""
+    tables: list[Table] = []
+    used: set[Path] = set()
+
+    def add(table: Table, members: list[Run]) -> None:
+        used.update(run.folder for run in members)
+        tables.append(table)
+
+    halves = [run for run in runs if run.classes in ("base", "new")]
+    known = {*protocols.REAL, *protocols.RENDERED}
+    own = sorted({run.name for run in halves} - known)
+    for names in (protocols.REAL, protocols.RENDERED, own):
+        if members := [run for run in halves if run.name in names]:
+            add(base2new_table(members, list(names), paper), members)
+    for task in ("cross-dataset", "domain-generalization"):
+        for source in protocols.sources(task):
+            tests = [test for experiment in protocols.experiments(task, source) for test in experiment.tests]
+            within = {test.name("test") for test in tests}
+            members = [
+                r for r in runs if r.classes == "all" and r.name in within and r.source in (source, None)
+            ]
+            if {run.name for run in members} - {source}:
+                add(transfer_table(members, task, source, paper), members)
+    if rest := [run for run in runs if run.folder not in used]:
+        add(list_table("Other runs", rest, root), rest)
+    return tables

@@ -1,0 +1,128 @@
+"""The paper's protocols as data: what trains on which images, and what its weights are tested on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+REAL = (
+    *("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101"),
+    *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
+)
+RENDERED = ("shapes", "patterns", "digits", "counts")
+TASKS = ("base2new", "cross-dataset", "domain-generalization")
+ALIASES = {"basenew": "base2new"}
+
+# Training set -> the other sets that its weights are tested on.
+TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cross-dataset": {"imagenet": REAL[1:], "shapes": RENDERED[1:]},
+    "domain-generalization": {"imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")},
+}
+# Data set -> pairs of training domains and test domains, for domain generalization within one set.
+DOMAINS: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "shapes": [(("photo",), ("photo", "sketch", "painting", "cartoon"))],
+    "pacs": [
+        (("cartoon", "photo", "sketch"), ("art_painting",)),
+        (("art_painting", "photo", "sketch"), ("cartoon",)),
+        (("art_painting", "cartoon", "sketch"), ("photo",)),
+        (("art_painting", "cartoon", "photo"), ("sketch",)),
+    ],
+}
+# What DATASETS may name instead of a list, and per task the training sets that it stands for.
+GROUPS = {
+    "paper": {"base2new": REAL, "cross-dataset": REAL[:1], "domain-generalization": REAL[:1]},
+    "embedded": {"base2new": RENDERED, "cross-dataset": RENDERED[:1], "domain-generalization": RENDERED[:1]},
+}
+# These learn nothing: no training, and one run stands for all seeds and shots.
+UNTRAINED = ("ZeroshotCLIP",)
+# Training on ImageNet serves two tasks and takes the longest: it is done once, in this task's folder.
+SHARED_TRAINING = {("domain-generalization", "imagenet"): "cross-dataset"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The part of a data set that one run trains or is tested on."""
+
+    dataset: str
+    classes: str = "all"
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def name(self, kind: str) -> str:
+        """The folder's name: the data set, and the domains if they are only some of it."""
+        domains = self.sources if kind == "train" else self.targets
+        return f"{self.dataset}-{'+'.join(domains)}" if domains else self.dataset
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training in the folder of the task `home`, and the splits that its weights are tested on."""
+
+    home: str
+    train: Split
+    tests: tuple[Split, ...]
+
+
+def experiments(task: str, source: str) -> list[Experiment]:
+    """All that `task` trains on the data set `source`."""
+    if task == "base2new":
+        base = Split(source, "base")
+        return [Experiment(task, base, (base, Split(source, "new")))]
+    if task == "domain-generalization" and source in DOMAINS:
+        found = []
+        for sources, targets in DOMAINS[source]:
+            tests = tuple(Split(source, "all", sources, (target,)) for target in targets)
+            found.append(Experiment(task, tests[0], tests))
+        return found
+    home = SHARED_TRAINING.get((task, source), task)
+    tests = tuple(map(Split, (source, *TARGETS[task][source])))
+    return [Experiment(home, tests[0], tests)]
+
+
+def sources(task: str) -> list[str]:
+    """The data sets that `task` trains on."""
+    if task == "base2new":
+        return sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml"))
+    return sorted({*TARGETS[task], *(DOMAINS if task == "domain-generalization" else ())})
+
+
+def source_of(task: str, dataset: str) -> str:
+    """The data set whose training `dataset` is tested with."""
+    allowed = {name: name for name in sources(task)}
+    for source, targets in TARGETS.get(task, {}).items():
+        allowed.update(dict.fromkeys(targets, source))
+    return allowed[choose(dataset, allowed, f"data set for {task}")]
+
+
+def find_task(name: str) -> str:
+    """The task that `name`, or an alias, stands for."""
+    return ALIASES.get(name) or choose(name, TASKS, "task")
+
+
+def benchmark_sources(task: str, text: str) -> tuple[str, ...]:
+    """The training sets of a whole benchmark: those of a group, or those that `text` lists."""
+    if text in GROUPS:
+        return GROUPS[text][task]
+    allowed = [*sources(task), *GROUPS]
+    return tuple(
+        choose(name, allowed, f"data set to train on for {task} (DATASETS)") for name in text.split()
+    )
+
+
+def default_config(source: str) -> str:
+    """The file under configs/trainers/<trainer>/ that fits the training set."""
+    return "tiny" if source in RENDERED else "vit_b16"
+
+
+def choose(value: str, allowed: Iterable[str], what: str) -> str:
+    """Returns `value` if it is allowed; otherwise an error names the allowed ones, and the closest."""
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    close = difflib.get_close_matches(value, allowed, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ValueError(f"unknown {what}: {value!r}.{hint} Allowed: {', '.join(allowed)}")
