@@ -1,0 +1,21 @@
+"""Frozen CLIP for prompt learning: the only package that imports open_clip.
+
+`load` gives a `FrozenCLIP`, which encodes images (with the per-block token statistics that style and content
+prompts are made of), texts, and prompts given as embeddings; `available_models` lists the names it knows.
+"""
+
+from .load import available_models, load
+from .model import FrozenCLIP, ImageFeatures
+from .prompts import PromptTree
+from .tokenizer import decode, encode, tokenize
+
+__all__ = [
+    "FrozenCLIP",
+    "ImageFeatures",
+    "PromptTree",
+    "available_models",
+    "decode",
+    "encode",
+    "load",
+    "tokenize",
+]

@@ -1,0 +1,233 @@
+"""A frozen CLIP: image features with per-block token statistics, text features, features of prompt embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .prompts import PromptTree, encode_prompts
+from .tokenizer import EOT, SOT, encode, tokenize
+
+
+@dataclass
+class ImageFeatures:
+    """What the image tower gives for B images with L blocks of width Dv.
+
+    Attributes:
+        final: [B, E], the projected feature, not normalised.
+        mean: [B, L, Dv], mean over the tokens after each block (class token included).
+        var: [B, L, Dv], population variance over the same tokens.
+    """
+
+    final: torch.Tensor
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    def chunk(self, chunks: int) -> list[ImageFeatures]:
+        """Split along the batch into equal parts, as `torch.chunk`."""
+        parts = (x.chunk(chunks) for x in (self.final, self.mean, self.var))
+        return [ImageFeatures(*part) for part in zip(*parts, strict=True)]
+
+
+class FrozenCLIP(nn.Module):
+    """CLIP with frozen weights, always in eval mode; every width is read off the model.
+
+    Args:
+        model: An `open_clip.CLIP` whose image tower is a ViT of residual blocks and whose text tower is causal.
+        name: The name it was loaded by, for messages and checkpoints.
+
+    Attributes:
+        name: See above.
+        image_size: Input height = width, pixels.
+        mean: Pixel means, 3 floats in [0, 1].
+        std: Pixel standard deviations, 3 floats.
+        vision_width: Dv.
+        vision_layers: L.
+        text_width: Dt.
+        embed_dim: E.
+        context_length: Tokens that a text may have, SOT and EOT included.
+
+    Raises:
+        ValueError: The model lacks the blocks that this package reads (names what is missing).
+    """
+
+    def __init__(self, model: Any, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._check(model, name)
+        self.model = model.eval().requires_grad_(False)
+        visual = model.visual
+        size = visual.image_size
+        self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
+        self.mean = tuple(float(x) for x in visual.image_mean)
+        self.std = tuple(float(x) for x in visual.image_std)
+        self._vision_blocks = visual.transformer.resblocks
+        self.vision_layers = len(self._vision_blocks)
+        self.vision_width = int(self._vision_blocks[0].ln_1.normalized_shape[0])
+        self.text_width = int(model.token_embedding.weight.shape[1])
+        self.context_length = int(model.positional_embedding.shape[0])
+        self.embed_dim = int(visual.output_dim)
+        # Early open_clip versions keep tokens first inside the blocks, later ones the batch.
+        self._token_dim = 1 if getattr(visual.transformer, "batch_first", False) else 0
+
+    @staticmethod
+    def _check(model: Any, name: str) -> None:
+        visual = getattr(model, "visual", None)
+        if not hasattr(getattr(visual, "transformer", None), "resblocks"):
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME: {name!r} has an image tower without transformer blocks "
+                f"({type(visual).__name__}); GOPro reads token statistics of each block, so use a ViT, "
+                "e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
+            )
+        blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
+        causal = getattr(model, "attn_mask", None) is not None
+        pool = getattr(model, "text_pool_type", "argmax")
+        if not blocks or not hasattr(blocks[0], "ls_1") or not causal or pool not in ("argmax", "eos"):
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's (causal blocks, feature "
+                "read at the end token); use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
+            )
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stay in eval mode: the towers are frozen, whatever the trainer's mode."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the linear weights."""
+        dtype: torch.dtype = self._vision_blocks[0].mlp.c_fc.weight.dtype
+        return dtype
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """exp(log scale), the factor on cosine similarities; a scalar in fp32."""
+        scale: torch.Tensor = self.model.logit_scale.float().exp().squeeze()
+        return scale
+
+    @torch.no_grad()
+    def encode_image(self, images: torch.Tensor) -> ImageFeatures:
+        """Final feature and per-block token statistics; the tokens themselves are not kept.
+
+        Args:
+            images: [B, 3, image_size, image_size], normalised with `mean` and `std`.
+
+        Returns:
+            Features in fp32, without gradient.
+
+        Raises:
+            ValueError: Wrong shape.
+        """
+        size = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"images must be [B, 3, {size}, {size}] for {self.name}, got {list(images.shape)}")
+        means: list[torch.Tensor] = []
+        variances: list[torch.Tensor] = []
+
+        def keep_statistics(_module: nn.Module, _args: Any, tokens: torch.Tensor) -> None:
+            var, mean = torch.var_mean(tokens.float(), dim=self._token_dim, correction=0)
+            means.append(mean)
+            variances.append(var)
+
+        hooks = [block.register_forward_hook(keep_statistics) for block in self._vision_blocks]
+        try:
+            final = self.model.encode_image(images.to(self.dtype))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return ImageFeatures(final.float(), torch.stack(means, dim=1), torch.stack(variances, dim=1))
+
+    @torch.no_grad()
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Features of tokenized texts, by open_clip's own full computation.
+
+        Args:
+            tokens: Long [N, context_length], from `tokenize`.
+
+        Returns:
+            [N, E] in fp32, not normalised.
+        """
+        features: torch.Tensor = self.model.encode_text(tokens.to(self.device))
+        return features.float()
+
+    def tokenize(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Long [N, context_length]; raises ValueError for a text that is too long."""
+        return tokenize(texts, self.context_length)
+
+    def embed_words(self, words: str) -> torch.Tensor:
+        """Token embeddings of some words, [number of tokens, Dt] in fp32: a context's initial value."""
+        ids = torch.tensor(encode(words), device=self.device)
+        embedding: torch.Tensor = self.model.token_embedding(ids).float()
+        return embedding
+
+    def prompt_tree(self, classnames: Sequence[str], num_context: int) -> PromptTree:
+        """The tokens that follow the context for each class: its name, a full stop, the end token.
+
+        Args:
+            classnames: C names; underscores are read as spaces, as CoOp does.
+            num_context: M, the context tokens in front of the names.
+
+        Returns:
+            The tree, on the model's device.
+
+        Raises:
+            ValueError: A name is empty, or does not fit the context (names the class and both lengths).
+        """
+        room = self.context_length - 1 - num_context
+        sequences: list[list[int]] = []
+        for name in classnames:
+            if not name.strip():
+                raise ValueError(f"class {len(sequences)} has an empty name")
+            ids = [*encode(name.replace("_", " ") + "."), EOT]
+            if len(ids) > room:
+                raise ValueError(
+                    f"class name {name!r} needs {len(ids)} tokens with its full stop and end token, but "
+                    f"{self.name}'s context of {self.context_length} leaves {room} after {num_context} "
+                    "context tokens; shorten the name or N_CTX"
+                )
+            sequences.append(ids)
+        return PromptTree(sequences).to(self.device)
+
+    def encode_prompts(self, context: torch.Tensor, tree: PromptTree) -> torch.Tensor:
+        """Text features of [SOT, context, class tokens] for every class; gradients flow into the context.
+
+        Args:
+            context: [B, M, Dt], context vectors per image, or [M, Dt], one set for all images.
+            tree: The classes, from `prompt_tree` with the same M.
+
+        Returns:
+            [B, C, E] (or [C, E]) in fp32, not normalised; equal to the full computation over padded rows.
+
+        Raises:
+            ValueError: Wrong shape, or the prompts do not fit the context.
+        """
+        if context.ndim == 2:
+            return self.encode_prompts(context.unsqueeze(0), tree)[0]
+        if context.ndim != 3 or context.shape[2] != self.text_width:
+            raise ValueError(f"context must be [B, M, {self.text_width}], got {list(context.shape)}")
+        model, length = self.model, 1 + context.shape[1]
+        if length + tree.longest > self.context_length:
+            raise ValueError(
+                f"{context.shape[1]} context tokens and {tree.longest} class tokens exceed the context of "
+                f"{self.context_length}"
+            )
+        positions = model.positional_embedding.float()
+        sot = model.token_embedding.weight[SOT].float().expand(len(context), 1, -1)
+        prefix = torch.cat([sot, context.float()], dim=1) + positions[:length]
+        nodes = model.token_embedding(tree.tokens).float() + positions[length + tree.depths]
+        hidden = encode_prompts(list(model.transformer.resblocks), prefix, nodes, tree)
+        projection = model.text_projection
+        if isinstance(projection, nn.Linear):
+            out: torch.Tensor = projection(model.ln_final(hidden).to(projection.weight.dtype))
+        else:
+            out = model.ln_final(hidden).to(projection.dtype) @ projection
+        return out.float()

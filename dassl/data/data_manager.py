@@ -1,0 +1,221 @@
+"""From a config to loaders whose batches depend on (seed, epoch, image) alone, never on the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
+
+from dassl.utils import read_image, seeded
+
+from .datasets import Datum, build_dataset
+from .samplers import EpochSampler, build_sampler
+from .transforms import build_transform
+
+Transform = Callable[[Any], Any]
+
+
+class DatasetWrapper(Dataset[dict[str, Any]]):
+    """Decodes and transforms images.
+
+    An item is a dict with img, label, domain, impath and index. Several transforms give img, img2, img3, ...; in
+    training, K_TRANSFORMS above 1 makes each a list; RETURN_IMG0 adds img0, the image without augmentation.
+
+    Args:
+        cfg: The config.
+        data_source: The images.
+        transform: One transform of a PIL image, or several.
+        is_train: Whether transforms are random; then they are seeded by (seed, epoch, index).
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Transform | Sequence[Transform] | None = None,
+        is_train: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        if self.k_tfm > 1 and transform is None:
+            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+        plain = [name for name in cfg.INPUT.TRANSFORMS if name == "normalize"]
+        self.to_tensor = build_transform(cfg, is_train=False, choices=plain)
+        self.seed = _base_seed(cfg)
+        # In shared memory, because persistent workers hold a copy of this object from before the epoch.
+        self.epoch = torch.zeros((), dtype=torch.int64)
+        self.epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that random transforms are seeded with."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        image = read_image(item.impath)
+        output: dict[str, Any] = {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
+        if not self.is_train:
+            return output | self._images(image)
+        with seeded(self.seed, int(self.epoch), idx):
+            return output | self._images(image)
+
+    def _images(self, image: Any) -> dict[str, Any]:
+        transforms = self.transform if isinstance(self.transform, list | tuple) else [self.transform]
+        images: dict[str, Any] = {}
+        for i, transform in enumerate(transforms):
+            copies = [image if transform is None else transform(image) for _ in range(self.k_tfm)]
+            images["img" if i == 0 else f"img{i + 1}"] = copies[0] if self.k_tfm == 1 else copies
+        if self.cfg.DATALOADER.RETURN_IMG0:
+            images["img0"] = self.to_tensor(image)
+        return images
+
+
+def _base_seed(cfg: CfgNode) -> int:
+    return int(cfg.SEED if cfg.SEED >= 0 else torch.initial_seed() % 2**63)
+
+
+def build_data_loader(
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Transform | Sequence[Transform] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: Callable[..., Dataset[Any]] | None = None,
+) -> DataLoader[Any]:
+    """A loader; in training the last incomplete batch is dropped, unless it is the only one.
+
+    Args:
+        cfg: The config.
+        sampler_type: Name of the sampler.
+        data_source: The images.
+        batch_size: Images a batch.
+        n_domain: For domain samplers.
+        n_ins: For the class sampler.
+        tfm: Transform or transforms.
+        is_train: For training.
+        dataset_wrapper: A class to use instead of `DatasetWrapper`.
+
+    Raises:
+        ValueError: No images, a batch size below 1, or an unknown sampler.
+    """
+    if not data_source:
+        raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: no {'training' if is_train else 'test'} images")
+    if batch_size < 1:
+        raise ValueError(f"BATCH_SIZE must be at least 1, got {batch_size}")
+    sampler = EpochSampler(
+        build_sampler(sampler_type, data_source, batch_size, n_domain, n_ins), _base_seed(cfg), even=is_train
+    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0 and is_train,
+        drop_last=is_train and len(sampler) >= batch_size,
+        pin_memory=cfg.USE_CUDA and torch.cuda.is_available(),
+    )
+
+
+class DataManager:
+    """The data set of a config and its loaders.
+
+    Args:
+        cfg: The config.
+        custom_tfm_train: Training transform (or several, for several views) instead of INPUT.TRANSFORMS.
+        custom_tfm_test: Test transform instead of the default.
+        dataset_wrapper: A class to use instead of `DatasetWrapper`.
+
+    Attributes:
+        dataset: The data set.
+        train_loader_x: Loader of the training images; None when the set has none.
+        train_loader_u: Loader of the unlabelled images, or None.
+        val_loader: Loader of the validation images, or None.
+        test_loader: Loader of the test images.
+        num_classes: Number of classes.
+        num_source_domains: Number of DATASET.SOURCE_DOMAINS.
+        lab2cname: Class name by label.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Transform | Sequence[Transform] | None = None,
+        custom_tfm_test: Transform | Sequence[Transform] | None = None,
+        dataset_wrapper: Callable[..., Dataset[Any]] | None = None,
+    ) -> None:
+        tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
+        tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+        dataset = build_dataset(cfg)
+
+        def train_loader(data: list[Datum] | None, node: CfgNode) -> DataLoader[Any] | None:
+            if not data:
+                return None
+            return build_data_loader(
+                cfg,
+                node.SAMPLER,
+                data,
+                node.BATCH_SIZE,
+                node.N_DOMAIN,
+                node.N_INS,
+                tfm_train,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        def test_loader(data: list[Datum] | None) -> DataLoader[Any]:
+            node = cfg.DATALOADER.TEST
+            return build_data_loader(
+                cfg,
+                node.SAMPLER,
+                data,
+                node.BATCH_SIZE,
+                tfm=tfm_test,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        loaders = cfg.DATALOADER
+        self.dataset = dataset
+        self.train_loader_x = train_loader(dataset.train_x, loaders.TRAIN_X)
+        same = loaders.TRAIN_U.SAME_AS_X
+        self.train_loader_u = train_loader(dataset.train_u, loaders.TRAIN_X if same else loaders.TRAIN_U)
+        self.val_loader = test_loader(dataset.val) if dataset.val else None
+        self.test_loader = test_loader(dataset.test)
+        self.num_classes = dataset.num_classes
+        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.lab2cname = dataset.lab2cname
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Print name, domains and counts."""
+        data = self.dataset
+        rows = [
+            ("Dataset", cfg.DATASET.NAME),
+            ("Source", ", ".join(cfg.DATASET.SOURCE_DOMAINS)),
+            ("Target", ", ".join(cfg.DATASET.TARGET_DOMAINS)),
+            ("# classes", f"{self.num_classes:,}"),
+            ("# train_x", f"{len(data.train_x or []):,}"),
+            ("# train_u", f"{len(data.train_u):,}" if data.train_u else ""),
+            ("# val", f"{len(data.val):,}" if data.val else ""),
+            ("# test", f"{len(data.test or []):,}"),
+        ]
+        print("\n".join(f"{name:<10} {value}" for name, value in rows if value))

@@ -1,0 +1,148 @@
+"""Learning-rate schedules that step once an epoch: Dassl's sequences, on today's PyTorch, with a plain state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
+
+AVAI_SCHEDS = ("single_step", "multi_step", "cosine")
+AVAI_WARMUPS = ("constant", "linear")
+
+
+class _WarmupScheduler:
+    """For `warmup_epoch` epochs a rate of its own, then the successor from its beginning.
+
+    Args:
+        optimizer: The optimiser.
+        successor: The schedule after the warm-up, made on the same optimiser.
+        warmup_epoch: Epochs of warm-up, at least 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int) -> None:
+        self.optimizer = optimizer
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = 0
+        self._apply(self.warmup_lr(0))
+
+    def warmup_lr(self, epoch: int) -> list[float]:
+        """Rate of each parameter group in a warm-up epoch."""
+        raise NotImplementedError
+
+    def _apply(self, lrs: list[Any]) -> None:
+        self._last_lr: list[Any] = lrs
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+
+    def step(self) -> None:
+        """Go to the next epoch."""
+        if self.last_epoch >= self.warmup_epoch:
+            self.successor.step()
+            self._last_lr = self.successor.get_last_lr()
+            return
+        self.last_epoch += 1
+        done = self.last_epoch >= self.warmup_epoch
+        self._apply(self.successor.get_last_lr() if done else self.warmup_lr(self.last_epoch))
+
+    def get_last_lr(self) -> list[Any]:
+        """Current rate of each parameter group."""
+        return self._last_lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, the successor's state among them."""
+        return {
+            "last_epoch": self.last_epoch,
+            "last_lr": self._last_lr,
+            "successor": self.successor.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore; the rates themselves come back with the optimiser's state."""
+        self.last_epoch = state["last_epoch"]
+        self._last_lr = state["last_lr"]
+        self.successor.load_state_dict(state["successor"])
+
+
+class ConstantWarmupScheduler(_WarmupScheduler):
+    """A constant rate during the warm-up.
+
+    Args:
+        optimizer: The optimiser.
+        successor: The schedule afterwards.
+        warmup_epoch: Epochs of warm-up.
+        cons_lr: The rate.
+    """
+
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, cons_lr: float) -> None:
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch)
+
+    def warmup_lr(self, epoch: int) -> list[float]:
+        """`cons_lr` for every group."""
+        return [self.cons_lr] * len(self.base_lrs)
+
+
+class LinearWarmupScheduler(_WarmupScheduler):
+    """`min_lr` in the first epoch, then a linear rise to the base rate.
+
+    Args:
+        optimizer: The optimiser.
+        successor: The schedule afterwards.
+        warmup_epoch: Epochs of warm-up.
+        min_lr: Rate of the first epoch.
+    """
+
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, min_lr: float) -> None:
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch)
+
+    def warmup_lr(self, epoch: int) -> list[float]:
+        """Base rate * epoch / warmup_epoch, and `min_lr` in epoch 0."""
+        return [self.min_lr if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
+
+
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler | _WarmupScheduler:
+    """Schedule by OPTIM.LR_SCHEDULER, after OPTIM.WARMUP_EPOCH epochs of warm-up.
+
+    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too.
+
+    Args:
+        optimizer: The optimiser.
+        optim_cfg: The node OPTIM.
+
+    Returns:
+        An object with step, get_last_lr, state_dict and load_state_dict.
+
+    Raises:
+        ValueError: Unknown name or a value out of range.
+    """
+    name, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.MAX_EPOCH
+    if name not in AVAI_SCHEDS:
+        raise ValueError(f"OPTIM.LR_SCHEDULER must be one of {AVAI_SCHEDS}, got {name!r}")
+    if max_epoch < 1:
+        raise ValueError(f"OPTIM.MAX_EPOCH must be at least 1, got {max_epoch}")
+    scheduler: LRScheduler
+    if name == "single_step":
+        size = optim_cfg.STEPSIZE
+        size = size[-1] if isinstance(size, list | tuple) else size
+        if not isinstance(size, int):
+            raise ValueError(f"OPTIM.STEPSIZE must hold an integer for single_step, got {size!r}")
+        scheduler = StepLR(optimizer, step_size=size if size > 0 else max_epoch, gamma=optim_cfg.GAMMA)
+    elif name == "multi_step":
+        scheduler = MultiStepLR(optimizer, milestones=list(optim_cfg.STEPSIZE), gamma=optim_cfg.GAMMA)
+    else:
+        scheduler = CosineAnnealingLR(optimizer, max_epoch)
+    warmup = optim_cfg.WARMUP_EPOCH
+    if warmup <= 0:
+        return scheduler
+    if optim_cfg.WARMUP_TYPE not in AVAI_WARMUPS:
+        raise ValueError(f"OPTIM.WARMUP_TYPE must be one of {AVAI_WARMUPS}, got {optim_cfg.WARMUP_TYPE!r}")
+    if not optim_cfg.WARMUP_RECOUNT:
+        scheduler.last_epoch = warmup
+    if optim_cfg.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
+    return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)

@@ -1,0 +1,48 @@
+"""Helpers with Dassl's names: registry, logger, meters, files, checkpoints, seeds."""
+
+from .logger import setup_logger
+from .meters import AverageMeter, MetricMeter
+from .registry import Registry
+from .tools import (
+    check_isfile,
+    collect_env_info,
+    listdir_nohidden,
+    mkdir_if_missing,
+    read_image,
+    read_json,
+    seeded,
+    set_random_seed,
+    tolist_if_not,
+    write_json,
+    write_text,
+)
+from .torchtools import (
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = [
+    "AverageMeter",
+    "MetricMeter",
+    "Registry",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "seeded",
+    "set_random_seed",
+    "setup_logger",
+    "tolist_if_not",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,101 @@
+"""Several processes, started by `torchrun --nproc_per_node N train.py ...`; alone, everything is a no-op."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def init_distributed(use_cuda: bool = True) -> None:
+    """Join the process group that torchrun's environment describes; nothing without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        return
+    cuda = use_cuda and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo")
+
+
+def shutdown_distributed() -> None:
+    """Leave the process group."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def get_world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def get_rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints."""
+    return get_rank() == 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(x) for _ in range(get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(get_world_size())[get_rank()]
+
+
+def all_gather_with_grad(x: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes, in rank order; gradients flow back to the process that owns a row.
+
+    Args:
+        x: [B, ...], the same shape in every process.
+
+    Returns:
+        [B * world size, ...]; x itself when there is one process.
+    """
+    if get_world_size() == 1:
+        return x
+    gathered: torch.Tensor = _Gather.apply(x)
+    return gathered
+
+
+def gather_lists(items: list[Any]) -> list[Any]:
+    """Items of all processes, in rank order."""
+    if get_world_size() == 1:
+        return items
+    parts: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Mean of the gradients over the processes, in one message."""
+    if get_world_size() == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= get_world_size()
+    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def broadcast_module(module: nn.Module) -> None:
+    """Parameters and buffers of rank 0 to all."""
+    if get_world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)

@@ -1,0 +1,144 @@
+"""Files, seeds, images and the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "yacs",
+    "numpy",
+    "pillow",
+    "tensorboard",
+    "safetensors",
+    "timm",
+)
+
+
+class ImageReadError(OSError):
+    """An image file that cannot be decoded; its message stays one line when a worker process raised it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().rpartition("ImageReadError: ")[2])
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    """Make a folder and its parents; an existing one is fine."""
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether a file exists; warns when it does not."""
+    found = os.path.isfile(fpath)
+    if not found:
+        warnings.warn(f"no file found at {fpath}", stacklevel=2)
+    return found
+
+
+def read_json(fpath: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; raises ValueError naming the file when it is not JSON."""
+    try:
+        return json.loads(Path(fpath).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{fpath} is not valid JSON: {error}") from error
+
+
+def write_text(text: str, fpath: str | os.PathLike[str]) -> None:
+    """Write a file atomically: a reader or a crash never sees half of it."""
+    path = Path(fpath)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(tmp, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(tmp, path)
+
+
+def write_json(obj: Any, fpath: str | os.PathLike[str]) -> None:
+    """Write JSON atomically, indented."""
+    write_text(json.dumps(obj, indent=2) + "\n", fpath)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices); 0 is a seed like any other."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Inside, Python's, numpy's and torch's CPU generators start from the key; afterwards they go on as before.
+
+    Args:
+        key: Non-negative integers, e.g. seed, epoch, index.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    low, high = (int(word) for word in np.random.SeedSequence(key).generate_state(2))
+    random.seed(low)
+    np.random.seed(low)
+    torch.default_generator.manual_seed(low << 31 ^ high)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def read_image(path: str) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        ImageReadError: Missing, truncated or not an image; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageReadError(f"cannot read image {path}: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def collect_env_info() -> str:
+    """One line on versions and hardware."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({os.cpu_count()} cores)"
+    return ", ".join(f"{name} {version}" for name, version in versions().items()) + f", {device}"
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Entries of a folder without hidden ones."""
+    items = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(items) if sort else items
+
+
+def tolist_if_not(x: Any) -> list[Any]:
+    """[x], or x if it is a list already."""
+    return x if isinstance(x, list) else [x]

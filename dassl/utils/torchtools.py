@@ -1,0 +1,161 @@
+"""Checkpoints that hold tensors and plain values only, written atomically."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+# Classes whose instances upstream's checkpoints hold beside the weights; they are read as inert placeholders.
+_INERT_PREFIXES = ("dassl.optim.", "torch.optim.")
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> str:
+    """Write a checkpoint and note its name in the folder's `checkpoint` file.
+
+    Args:
+        state: At least "state_dict" and "epoch" (epochs done); tensors and plain values.
+        save_dir: The folder.
+        is_best: Copy it to `model-best.pth.tar` too.
+        remove_module_from_keys: Strip a leading "module." from the weights' names.
+        model_name: File name; default `model.pth.tar-<epoch>`.
+
+    Returns:
+        The file's path.
+    """
+    os.makedirs(save_dir, exist_ok=True)
+    if remove_module_from_keys:
+        state = {
+            **state,
+            "state_dict": {k.removeprefix("module."): v for k, v in state["state_dict"].items()},
+        }
+    path = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    _save_atomically(state, path)
+    if not model_name:
+        from .tools import write_text
+
+        write_text(os.path.basename(path) + "\n", os.path.join(save_dir, "checkpoint"))
+    if is_best:
+        shutil.copyfile(path, os.path.join(save_dir, "model-best.pth.tar"))
+    return path
+
+
+def _save_atomically(state: dict[str, Any], path: str) -> None:
+    tmp = f"{path}.{os.getpid()}.tmp"
+    with open(tmp, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(tmp, path)
+
+
+class _Inert:
+    """Stands for an optimiser's or scheduler's object in a foreign checkpoint; keeps nothing, runs nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def load_checkpoint(fpath: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Args:
+        fpath: The file.
+
+    Returns:
+        Its dictionary.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint, or it holds objects other than tensors and plain values.
+    """
+    if not os.path.isfile(fpath):
+        raise FileNotFoundError(f"checkpoint {fpath} does not exist")
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
+        code = [name for name in names if not name.startswith(_INERT_PREFIXES)]
+        if code:
+            raise ValueError(
+                f"checkpoint {fpath} is refused: besides tensors and plain values it holds {', '.join(code)}, "
+                "and unpickling such objects can run any code"
+            )
+        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{fpath} is no readable checkpoint: {type(error).__name__}: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
+    return checkpoint
+
+
+def checkpoint_epochs(folder: str) -> list[int]:
+    """Epochs of the `model.pth.tar-<epoch>` files in a folder, ascending."""
+    suffixes = (path.name.rpartition("-")[2] for path in Path(folder).glob("model.pth.tar-*"))
+    return sorted(int(suffix) for suffix in suffixes if suffix.isdigit())
+
+
+def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
+    """Load the last checkpoint of a folder into a model, an optimiser and a scheduler.
+
+    Args:
+        fdir: Folder with a `checkpoint` file.
+        model: Gets the weights.
+        optimizer: Gets its state, if given.
+        scheduler: Gets its state, if given.
+
+    Returns:
+        Epochs done.
+    """
+    checkpoint = load_checkpoint(os.path.join(fdir, Path(fdir, "checkpoint").read_text().strip()))
+    model.load_state_dict(checkpoint["state_dict"])
+    for target, key in ((optimizer, "optimizer"), (scheduler, "scheduler")):
+        if target is not None and checkpoint.get(key) is not None:
+            target.load_state_dict(checkpoint[key])
+    return int(checkpoint["epoch"])
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Load the weights that fit by name and shape, and print which did not.
+
+    Args:
+        model: Gets the weights.
+        weight_path: A checkpoint or a plain state dict.
+
+    Raises:
+        ValueError: None fits.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    given = {k.removeprefix("module."): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
+    own = model.state_dict()
+    fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if not fits:
+        raise ValueError(f"{weight_path} holds no weight of this model; it has {', '.join(list(given)[:5])}, ...")
+    model.load_state_dict({**own, **fits})
+    print(f"Loaded {len(fits)} tensors from {weight_path}")
+    if len(fits) < len(given):
+        print(f"Left out (unknown name or other shape): {', '.join(k for k in given if k not in fits)}")
+
+
+def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:
+    """Number of parameters of a model, or of a list of parameters or parameter groups."""
+    if model is not None:
+        return sum(p.numel() for p in model.parameters())
+    if params is None:
+        raise ValueError("give a model or params")
+    total = 0
+    for item in params:
+        group = item["params"] if isinstance(item, dict) else [item]
+        total += sum(p.numel() for p in ([group] if isinstance(group, torch.Tensor) else group))
+    return total

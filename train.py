@@ -1,0 +1,125 @@
+"""Train or test one method on one data set: CoOp's command line on yacs configs.
+
+Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-file, flags, KEY VALUE pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # heavy imports wait until the arguments are parsed, so that --help answers at once
+    from yacs.config import CfgNode
+
+EXAMPLE = """example:
+  python train.py --root data --seed 1 --trainer GOPro --dataset-config-file configs/datasets/shapes.yaml \\
+      --config-file configs/trainers/GOPro/tiny.yaml --output-dir output/try DATASET.NUM_SHOTS 16
+
+The run's folder keeps config.yaml, env.json, log.txt, metrics.jsonl, tensorboard/, results.json, checkpoints, and a
+file `done` written last. The same command again resumes a run that was interrupted.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of CoOp and Dassl."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", default="", help="folder of the data sets (DATASET.ROOT)")
+    parser.add_argument("--output-dir", default="", help="the run's folder (OUTPUT_DIR)")
+    parser.add_argument("--resume", default="", help="folder of a run to resume from (default: the output folder)")
+    parser.add_argument("--seed", type=int, help="seed of everything; negative draws one (SEED)")
+    parser.add_argument("--source-domains", nargs="+", help="domains to train on (DATASET.SOURCE_DOMAINS)")
+    parser.add_argument("--target-domains", nargs="+", help="domains to test on (DATASET.TARGET_DOMAINS)")
+    parser.add_argument("--transforms", nargs="+", help="training transforms (INPUT.TRANSFORMS)")
+    parser.add_argument("--config-file", default="", help="YAML file of the method")
+    parser.add_argument("--dataset-config-file", default="", help="YAML file of the data set")
+    parser.add_argument("--trainer", default="", help="method: GOPro, ZeroshotCLIP (TRAINER.NAME)")
+    parser.add_argument("--backbone", default="", help="CLIP by name, MODEL:TAG or file (MODEL.BACKBONE.NAME)")
+    parser.add_argument("--head", default="", help="name of a head, for trainers that have one (MODEL.HEAD.NAME)")
+    parser.add_argument("--eval-only", action="store_true", help="test the checkpoint in --model-dir")
+    parser.add_argument("--model-dir", default="", help="run folder to load the checkpoint from, for --eval-only")
+    parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last)")
+    parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last")
+    return parser
+
+
+def build_config(args: argparse.Namespace) -> CfgNode:
+    """Compose the config of a run.
+
+    Args:
+        args: Parsed command line.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        ValueError: Unknown key (close matches named) or wrong type.
+        FileNotFoundError: A config file does not exist.
+    """
+    import trainers
+    from dassl.config import get_cfg_default, merge_file, merge_opts
+
+    cfg = get_cfg_default()
+    trainers.add_config(cfg)
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_file(cfg, path)
+    flags = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    given = {key: value for key, value in flags.items() if value}
+    if args.seed is not None:  # 0 is a seed
+        given["SEED"] = args.seed
+    merge_opts(cfg, [item for pair in given.items() for item in pair])
+    merge_opts(cfg, args.opts)
+    cfg.freeze()
+    return cfg
+
+
+def main(argv: list[str] | None = None) -> dict[str, float] | None:
+    """Run from a command line.
+
+    Args:
+        argv: Arguments without the program's name; None takes sys.argv.
+
+    Returns:
+        The results of the last evaluation, or None with --no-train.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(argv)
+
+    import datasets  # noqa: F401  registers the data sets
+    from dassl.engine import build_trainer, run
+
+    cfg = build_config(args)
+    with run(cfg, argv, config_name=Path(args.config_file).stem) as this_run:
+        trainer = build_trainer(cfg)
+        this_run.write_config()  # with what the trainer read off the backbone
+        if args.eval_only:
+            trainer.load_model(args.model_dir, epoch=args.load_epoch)
+            trainer.test()
+        elif args.no_train:
+            return None
+        else:
+            trainer.train()
+        this_run.finish(trainer.result_record())
+        return trainer.results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"train.py: {type(error).__name__}: {error}")

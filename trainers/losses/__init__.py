@@ -1,0 +1,6 @@
+"""Losses as functions of tensors and floats: no config, no state."""
+
+from .nt_xent import nt_xent
+from .prompt_consistency import prompt_consistency
+
+__all__ = ["nt_xent", "prompt_consistency"]
