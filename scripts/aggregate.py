@@ -93,9 +93,7 @@ class Cells:
             self.runs.setdefault((run.method, run.name, run.classes), {})[run.seed] = run.accuracy
         self.labels = labels(run.method for run in runs)
         # What one cell of a method has, all should have; but one seed is enough where nothing is learned.
-        self.seeds = {
-            m: {run.seed for run in runs if run.method == m} if m.shots else set() for m in self.labels
-        }
+        self.seeds = {m: {run.seed for run in runs if run.method == m} if m.shots else set() for m in self.labels}
         self.notes: list[str] = []
 
     def cell(self, method: Method, name: str, classes: str) -> Cell | None:
@@ -183,9 +181,7 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
             whole = "average" if name == total and not absent else name  # the paper's is over all its sets
             numbers = beside_paper(row, published_by(paper, "base2new", method).get(whole))
         table.rows.append([name, cells.labels[method], *numbers])
-    table.notes = [
-        legend(cells, "HM: of the mean base and the mean new accuracy, in the average of the averages")
-    ]
+    table.notes = [legend(cells, "HM: of the mean base and the mean new accuracy, in the average of the averages")]
     table.notes += cells.notes
     muted = {label for method, label in cells.labels.items() if not method.shots}
     groups = list(dict.fromkeys(name for name, _ in values))
@@ -236,9 +232,7 @@ def list_table(title: str, runs: list[Run], root: Path) -> Table:
     """Mean accuracy per folder of seeds, for runs of no protocol."""
     groups: dict[Path, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.folder.parent if run.folder.name.startswith("seed") else run.folder, []).append(
-            run
-        )
+        groups.setdefault(run.folder.parent if run.folder.name.startswith("seed") else run.folder, []).append(run)
     table = Table(title, ["runs", "data set", "classes", "method", "accuracy", "seeds"], labels=4)
     for folder, members in sorted(groups.items()):
         values = [run.accuracy for run in members]
@@ -268,9 +262,7 @@ def all_tables(runs: list[Run], root: Path, paper: dict[str, Any] | None) -> lis
         for source in protocols.sources(task):
             tests = [test for experiment in protocols.experiments(task, source) for test in experiment.tests]
             within = {test.name("test") for test in tests}
-            members = [
-                r for r in runs if r.classes == "all" and r.name in within and r.source in (source, None)
-            ]
+            members = [r for r in runs if r.classes == "all" and r.name in within and r.source in (source, None)]
             if {run.name for run in members} - {source}:
                 add(transfer_table(members, task, source, paper), members)
     if rest := [run for run in runs if run.folder not in used]:

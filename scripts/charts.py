@@ -25,9 +25,7 @@ class Canvas:
         self.image = Image.new("RGB", (round(width * SCALE), round(height * SCALE)), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
-    def text(
-        self, x: float, y: float, text: str, size: float = 12, anchor: str = "mm", colour: str = INK
-    ) -> None:
+    def text(self, x: float, y: float, text: str, size: float = 12, anchor: str = "mm", colour: str = INK) -> None:
         self.pen.multiline_text((x * SCALE, y * SCALE), text, colour, font(size), anchor, align="center")
 
     def line(self, x0: float, y0: float, x1: float, y1: float, colour: str = INK, width: float = 1) -> None:
@@ -103,9 +101,7 @@ def draw_matrix(heatmap: Heatmap) -> Image.Image:
     size = min(12.0, cell * 0.8)
     named = size >= 6  # smaller letters cannot be read
     margin = 24 + (max(width_of(name, size) for name in heatmap.names) if named else 30)
-    canvas = Canvas(
-        max(margin + cell * count + 24, width_of(heatmap.title, 14) + 32), margin + cell * count + 70
-    )
+    canvas = Canvas(max(margin + cell * count + 24, width_of(heatmap.title, 14) + 32), margin + cell * count + 70)
     canvas.text(16, 20, heatmap.title, 14, "lm")
     canvas.text(16, 38, "rows: true classes, columns: predicted classes", 11, "lm")
     top = margin + 50
@@ -119,9 +115,7 @@ def draw_matrix(heatmap: Heatmap) -> Image.Image:
         for j, value in enumerate(row):
             share = min(max(value / 100, 0), 1) ** 0.6  # lifts the small shares, which are what one looks for
             colour = "#" + "".join(f"{round(255 + (c - 255) * share):02x}" for c in (0x1F, 0x4E, 0x8C))
-            canvas.box(
-                margin + j * cell, top + i * cell, margin + (j + 1) * cell, top + (i + 1) * cell, colour
-            )
+            canvas.box(margin + j * cell, top + i * cell, margin + (j + 1) * cell, top + (i + 1) * cell, colour)
             if cell >= 24 and value >= 0.5:
                 ink = PAPER if share > 0.5 else INK
                 canvas.text(margin + (j + 0.5) * cell, top + (i + 0.5) * cell, f"{value:.0f}", 11, colour=ink)

@@ -108,9 +108,7 @@ def benchmark_sources(task: str, text: str) -> tuple[str, ...]:
     if text in GROUPS:
         return GROUPS[text][task]
     allowed = [*sources(task), *GROUPS]
-    return tuple(
-        choose(name, allowed, f"data set to train on for {task} (DATASETS)") for name in text.split()
-    )
+    return tuple(choose(name, allowed, f"data set to train on for {task} (DATASETS)") for name in text.split())
 
 
 def default_config(source: str) -> str:

@@ -69,7 +69,7 @@ def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) ->
         raise ValueError(f"results.json has no usable field {error}") from None
     if not 0 <= accuracy <= 100:
         raise ValueError(f"results.json has an accuracy of {accuracy}")
-    parts = folder.absolute().parts
+    parts = folder.resolve().parts
     if len(parts) > 6 and parts[-6] in {f"{kind}_{classes}" for kind in ("train", "test")}:
         if (parts[-3], parts[-1]) != (method.trainer, f"seed{seed}"):
             raise ValueError(f"results.json is of another run: {method.trainer}, seed {seed}")

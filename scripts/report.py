@@ -97,22 +97,14 @@ def seed_table(folder: Path, runs: list[Run]) -> Table:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what the command line asks for; returns 0, or 2 where there is nothing to print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "output", nargs="?", type=Path, default=protocols.ROOT / "output", help="folder of runs"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", nargs="?", type=Path, default=protocols.ROOT / "output", help="folder of runs")
     parser.add_argument("--paper", action="store_true", help="the paper's numbers and the differences beside")
     parser.add_argument("--format", choices=FORMATS, default="terminal")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the tables into a .png or .pdf file")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="one run: per class, confusion matrix")
     args = parser.parse_args(argv)
-    paper = (
-        yaml.safe_load((protocols.ROOT / "configs" / "paper_results.yaml").read_text())
-        if args.paper
-        else None
-    )
+    paper = yaml.safe_load((protocols.ROOT / "configs" / "paper_results.yaml").read_text()) if args.paper else None
     problems: list[str] = []
     try:
         if args.chart and args.chart.suffix.lower() not in (".png", ".pdf"):

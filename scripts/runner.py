@@ -40,9 +40,7 @@ OWNED = {
 KEY = re.compile(r"[A-Z]\w*(\.\w+)+|USE_CUDA|VERBOSE")
 
 
-USAGE = "usage: train.sh|test.sh DATASET TASK [...], benchmark.sh TASK [...]; tasks: " + ", ".join(
-    protocols.TASKS
-)
+USAGE = "usage: train.sh|test.sh DATASET TASK [...], benchmark.sh TASK [...]; tasks: " + ", ".join(protocols.TASKS)
 
 
 class RunError(RuntimeError):
@@ -213,10 +211,7 @@ def perform(run: Run, opts: Settings) -> bool:
         RunError: no finished training for a test, or train.py failed.
     """
     if opts.dry_run:
-        print(
-            "  "
-            + (shlex.join(["train.py", *run.argv]) if run.argv else f"tested by the training in {run.folder}")
-        )
+        print("  " + (shlex.join(["train.py", *run.argv]) if run.argv else f"tested by the training in {run.folder}"))
         return False
     if run.weights and not (run.weights / "done").exists():
         state = "is unfinished" if any(run.weights.glob("*/checkpoint")) else "holds no checkpoint"
@@ -231,9 +226,7 @@ def perform(run: Run, opts: Settings) -> bool:
             return False
         status = execute(run.argv)
         if status or not (run.folder / "done").exists():
-            raise RunError(
-                f"train.py ended with status {status} before the run was done; see {run.folder}/log.txt"
-            )
+            raise RunError(f"train.py ended with status {status} before the run was done; see {run.folder}/log.txt")
     print(f"  {accuracy(run.folder)}", flush=True)
     return True
 

@@ -72,10 +72,7 @@ def texts(table: Table, plus_minus: str = " ± ", missing: str = "—") -> list[
     lines = [list(table.header)]
     above: list[Cell | str | None] = [None]
     for row in table.rows:
-        line = [
-            missing if cell is None else cell if isinstance(cell, str) else cell.text(plus_minus)
-            for cell in row
-        ]
+        line = [missing if cell is None else cell if isinstance(cell, str) else cell.text(plus_minus) for cell in row]
         if table.grouped and row[0] == above[0]:
             line[0] = ""
         lines.append(line)

@@ -1,0 +1,149 @@
+import math
+
+import pytest
+
+from scripts import aggregate, protocols
+from scripts.records import Method, read_runs
+from scripts.tables import Cell
+
+GOPRO = Method("GOPro", "tiny", 16, "tiny")
+
+
+def test_interval_is_students():
+    assert aggregate.interval([5.0]) is None
+    assert aggregate.interval([1.0, 3.0]) == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2))
+    assert aggregate.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    deviation = math.sqrt(40 * 0.25 / 39)
+    assert aggregate.interval([0.0, 1.0] * 20) == pytest.approx(2.0227 * deviation / math.sqrt(40), rel=1e-3)
+
+
+def test_harmonic_mean():
+    assert aggregate.harmonic_mean(84.21, 77.32) == pytest.approx(80.62, abs=0.005)
+    assert aggregate.harmonic_mean(0, 0) == 0
+
+
+def test_labels_tell_methods_of_one_trainer_apart():
+    zero = Method("ZeroshotCLIP", "tiny", 0, "tiny")
+    assert list(aggregate.labels([GOPRO, zero]).values()) == ["ZeroshotCLIP", "GOPro"]
+    four = GOPRO._replace(shots=4)
+    assert aggregate.labels([GOPRO, zero, four]) == {
+        **{zero: "ZeroshotCLIP", four: "GOPro (4 shots)", GOPRO: "GOPro (16 shots)"}
+    }
+
+
+def tables_of(tmp_path, paper=None):
+    runs, _ = read_runs(tmp_path)
+    return aggregate.all_tables(runs, tmp_path, paper)
+
+
+def add_halves(add_run, name, trainer, seed, base, new):
+    train = {"dataset": name, "num_shots": 16} if trainer != "ZeroshotCLIP" else None
+    kind = "train" if train else "test"
+    add_run("base2new", kind, name, trainer, seed, base, "base", train=train)
+    add_run("base2new", "test", name, trainer, seed, new, "new", train=train)
+
+
+def test_base2new_means_and_the_hm_of_averages(add_run, tmp_path):
+    for seed, shift in ((1, -1), (2, 0), (3, 1)):
+        add_halves(add_run, "dtd", "GOPro", seed, 80 + shift, 60 + shift)
+        add_halves(add_run, "eurosat", "GOPro", seed, 90.0, 50.0)
+    (table,) = tables_of(tmp_path)
+    rows = {row[0]: row[2:] for row in table.rows}
+    half = 4.303 / math.sqrt(3)
+    assert rows["dtd"][0] == Cell(80.0, pytest.approx(half), 3)
+    assert rows["dtd"][1] == Cell(60.0, pytest.approx(half), 3)
+    assert rows["dtd"][2].mean == pytest.approx(2 * 80 * 60 / 140)
+    base, new, hm = rows["average of 2 (of 11)"]
+    assert (base.mean, new.mean) == (85, 55)
+    assert hm.mean == pytest.approx(2 * 85 * 55 / 140)
+    assert any("not run by any method" in note and "imagenet" in note for note in table.notes)
+
+
+def test_missing_seeds_are_marked_and_named_up_to_the_average(add_run, tmp_path):
+    for seed in (1, 2, 3):
+        add_halves(add_run, "shapes", "GOPro", seed, 80.0, 60.0)
+    add_halves(add_run, "digits", "GOPro", 1, 70.0, 50.0)
+    (table,) = tables_of(tmp_path)
+    rows = {row[0]: row[2:] for row in table.rows}
+    assert not rows["shapes"][0].incomplete
+    assert all(cell.incomplete for cell in (*rows["digits"], *rows["average of 2 (of 4)"]))
+    assert "missing: GOPro on digits (base classes): seed 2, 3" in table.notes
+
+
+def test_no_average_over_a_missing_data_set(add_run, tmp_path):
+    add_halves(add_run, "shapes", "GOPro", 1, 80.0, 60.0)
+    for name in ("shapes", "digits"):
+        add_halves(add_run, name, "ZeroshotCLIP", 1, 50.0, 40.0)
+    (table,) = tables_of(tmp_path)
+    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    assert rows["average of 2 (of 4)", "GOPro"] == [None, None, None]
+    assert rows["average of 2 (of 4)", "ZeroshotCLIP"][0].mean == 50
+    assert "missing: GOPro on digits (new classes): all runs" in table.notes
+
+
+def test_base_without_new_has_no_hm(add_run, tmp_path):
+    add_run("base2new", "train", "shapes", "GOPro", 1, 80.0, "base")
+    (table,) = tables_of(tmp_path)
+    assert table.rows == [["shapes", "GOPro", Cell(80.0, None, 1), None, None]]
+
+
+def test_paper_beside_and_difference(add_run, tmp_path):
+    paper = {"base2new": {"GOPro": {"dtd": [82.41, 62.95, 71.38], "average": [1, 2, 3]}}}
+    for name in protocols.REAL[:9]:
+        add_halves(add_run, name, "GOPro", 1, 80.0, 60.0)
+    (table,) = tables_of(tmp_path, paper)
+    rows = {row[0]: row for row in table.rows}
+    published, difference = rows["dtd"][5:8], rows["dtd"][8:]
+    assert [cell.mean for cell in published] == [82.41, 62.95, 71.38]
+    assert [round(cell.mean, 2) for cell in difference] == [-2.41, -2.95, round(2 * 80 * 60 / 140 - 71.38, 2)]
+    assert rows["imagenet"][5:] == [""] * 6
+    assert rows["average of 9 (of 11)"][5:] == [""] * 6  # the paper's average is over eleven
+    for name in protocols.REAL[9:]:
+        add_halves(add_run, name, "GOPro", 1, 80.0, 60.0)
+    (table,) = tables_of(tmp_path, paper)
+    assert [cell.mean for cell in table.rows[-1][5:8]] == [1, 2, 3]
+
+
+def test_cross_dataset_averages_the_targets_only(add_run, tmp_path):
+    source = {"dataset": "Shapes", "num_shots": 16}
+    add_run("cross-dataset", "train", "shapes", "GOPro", 1, 90.0)
+    for name, accuracy in (("patterns", 30.0), ("digits", 40.0), ("counts", 50.0)):
+        add_run("cross-dataset", "test", name, "GOPro", 1, accuracy, train=source)
+    (table,) = tables_of(tmp_path, {"cross_dataset": {"GOPro": {"average": 67.86}}})
+    assert [row[1] for row in table.rows] == ["shapes", "patterns", "digits", "counts", "average of 3"]
+    assert table.rows[-1][2].mean == 40
+    assert "no data set of the paper" in table.title
+
+
+def test_imagenets_training_serves_both_tables(add_run, tmp_path):
+    source = {"dataset": "ImageNet", "num_shots": 16}
+    add_run("cross-dataset", "train", "imagenet", "GOPro", 1, 73.0)
+    assert [table.title for table in tables_of(tmp_path)] == ["Other runs"]
+    add_run("cross-dataset", "test", "dtd", "GOPro", 1, 48.0, train=source)
+    add_run("domain-generalization", "test", "imagenetv2", "GOPro", 1, 65.0, train=source)
+    cross, variants = tables_of(tmp_path, {"domain_generalization": {"GOPro": {"imagenetv2": 65.35}}})
+    assert cross.rows[0][2] == variants.rows[0][2] == Cell(73.0, None, 1)
+    assert variants.rows[1][:3] == ["targets", "imagenetv2", Cell(65.0, None, 1)]
+    assert variants.rows[1][4].mean == pytest.approx(-0.35)
+    assert variants.rows[-1][2] is None
+    assert sum(note.startswith("missing") for note in variants.notes) == 3
+
+
+def test_left_out_domains_have_no_source_row(add_run, tmp_path):
+    for experiment in protocols.experiments("domain-generalization", "pacs"):
+        domains = {"source_domains": [*experiment.train.sources], "target_domains": [*experiment.train.targets]}
+        add_run("domain-generalization", "train", experiment.train.name("train"), "GOPro", 1, 80.0, **domains)
+    (table,) = tables_of(tmp_path)
+    assert [row[1] for row in table.rows] == [
+        *("pacs-art_painting", "pacs-cartoon", "pacs-photo", "pacs-sketch", "average of 4")
+    ]
+    assert {row[0] for row in table.rows} == {"targets"}
+
+
+def test_runs_of_no_protocol_are_listed(add_run, tmp_path):
+    for seed in (1, 2):
+        add_run("mine", "train", "dtd", "CoOp", seed, 60.0 + seed)
+    (table,) = tables_of(tmp_path)
+    assert table.title == "Other runs"
+    assert table.rows[0][-2].mean == 61.5
+    assert table.rows[0][-1] == "1, 2"

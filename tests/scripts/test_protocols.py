@@ -1,0 +1,92 @@
+import pytest
+import yaml
+
+from scripts import protocols
+from scripts.protocols import ROOT, Split
+
+
+def test_base2new_trains_on_base_and_tests_both_halves():
+    (experiment,) = protocols.experiments("base2new", "dtd")
+    assert experiment.train == Split("dtd", "base")
+    assert experiment.tests == (Split("dtd", "base"), Split("dtd", "new"))
+
+
+def test_cross_dataset_tests_the_ten_others():
+    (experiment,) = protocols.experiments("cross-dataset", "imagenet")
+    assert experiment.train == Split("imagenet", "all")
+    assert [test.dataset for test in experiment.tests] == list(protocols.REAL)
+    assert len(protocols.REAL) == 11
+
+
+def test_domain_generalization_shares_the_training_on_imagenet():
+    (experiment,) = protocols.experiments("domain-generalization", "imagenet")
+    assert experiment.home == "cross-dataset"
+    assert [test.dataset for test in experiment.tests][1:] == [
+        *("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+    ]
+
+
+def test_pacs_leaves_each_domain_out_once():
+    found = protocols.experiments("domain-generalization", "pacs")
+    domains = {"art_painting", "cartoon", "photo", "sketch"}
+    assert {experiment.train.targets[0] for experiment in found} == domains
+    for experiment in found:
+        assert {*experiment.train.sources, *experiment.train.targets} == domains
+        assert len(experiment.train.sources) == 3
+        assert experiment.tests == (experiment.train,)
+
+
+def test_rendered_shapes_go_to_their_other_domains():
+    (experiment,) = protocols.experiments("domain-generalization", "shapes")
+    assert experiment.train.name("train") == "shapes-photo"
+    assert [test.name("test") for test in experiment.tests] == [
+        *("shapes-photo", "shapes-sketch", "shapes-painting", "shapes-cartoon")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "source"),
+    [
+        ("cross-dataset", "dtd", "imagenet"),
+        ("cross-dataset", "digits", "shapes"),
+        ("domain-generalization", "imagenet_r", "imagenet"),
+        ("domain-generalization", "pacs", "pacs"),
+        ("base2new", "dtd", "dtd"),
+    ],
+)
+def test_source_of(task, dataset, source):
+    assert protocols.source_of(task, dataset) == source
+
+
+def test_unknown_names_are_errors_that_list_the_allowed_ones():
+    with pytest.raises(ValueError, match="'digit'.*Did you mean digits.*imagenet"):
+        protocols.source_of("cross-dataset", "digit")
+    with pytest.raises(ValueError, match="base2new, cross-dataset, domain-generalization"):
+        protocols.find_task("base")
+    with pytest.raises(ValueError, match="Did you mean shapes"):
+        protocols.benchmark_sources("base2new", "shape dtd")
+
+
+def test_aliases_and_groups():
+    assert protocols.find_task("basenew") == "base2new"
+    assert protocols.benchmark_sources("cross-dataset", "embedded") == ("shapes",)
+    assert protocols.benchmark_sources("base2new", "dtd eurosat") == ("dtd", "eurosat")
+
+
+def test_every_data_set_has_a_config_and_every_default_config_exists():
+    names = {*protocols.REAL, *protocols.RENDERED, *protocols.DOMAINS}
+    names.update(name for groups in protocols.TARGETS.values() for targets in groups.values() for name in targets)
+    for name in names:
+        assert (ROOT / "configs" / "datasets" / f"{name}.yaml").exists(), name
+        for trainer in ("GOPro", *protocols.UNTRAINED):
+            config = ROOT / "configs" / "trainers" / trainer / f"{protocols.default_config(name)}.yaml"
+            assert config.exists(), config
+
+
+def test_paper_results_name_the_protocols_data_sets():
+    paper = yaml.safe_load((ROOT / "configs" / "paper_results.yaml").read_text())
+    variants = protocols.TARGETS["domain-generalization"]["imagenet"]
+    for method in paper["base2new"]:
+        assert set(paper["base2new"][method]) == {*protocols.REAL, "average"}
+        assert set(paper["cross_dataset"][method]) == {*protocols.REAL, "average"}
+        assert set(paper["domain_generalization"][method]) == {"imagenet", *variants}

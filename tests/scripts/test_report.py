@@ -1,0 +1,134 @@
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from scripts import report
+from scripts.charts import draw_bars, wrap
+from scripts.tables import Cell, Panel, Table, csv_text, latex, markdown, terminal
+
+
+@pytest.fixture
+def table():
+    rows = [
+        ["dtd", "GOPro", Cell(82.414, 1.5, 3), Cell(-0.5, signed=True)],
+        ["dtd", "Zero_shot", Cell(50.0, None, 2, incomplete=True), None],
+    ]
+    return Table("Title", ["data set", "method", "Base", "diff"], 2, True, rows, ["a note"])
+
+
+def test_terminal(table):
+    lines = terminal(table).splitlines()
+    assert lines[0] == "Title"
+    assert lines[2].split() == ["data", "set", "method", "Base", "diff"]
+    assert lines[4] == "dtd       GOPro      82.41 ± 1.50  -0.50"
+    assert lines[5] == "          Zero_shot  50.00*         —"
+    assert lines[-1] == "a note"
+
+
+def test_markdown(table):
+    assert markdown(table).splitlines()[2:] == [
+        "| data set | method | Base | diff |",
+        "| --- | --- | ---: | ---: |",
+        "| dtd | GOPro | 82.41 ± 1.50 | -0.50 |",
+        "|  | Zero_shot | 50.00* | — |",
+        *("", "- a note"),
+    ]
+
+
+def test_latex(table):
+    text = latex(table)
+    assert r"\begin{tabular}{llrr}" in text
+    assert r"dtd & GOPro & 82.41 $\pm$ 1.50 & -0.50 \\" in text
+    assert r" & Zero\_shot & 50.00* & --- \\" in text
+    assert text.count(r"\midrule") == 1
+
+
+def test_csv_keeps_labels_and_splits_intervals(table):
+    header, first, second = csv.reader(io.StringIO(csv_text(table)))
+    assert header == ["table", "data set", "method", "Base", "Base ci95", "Base seeds", "diff"]
+    assert first == ["Title", "dtd", "GOPro", "82.414", "1.5", "3", "-0.5"]
+    assert second == ["Title", "dtd", "Zero_shot", "50.0", "", "2", ""]
+
+
+@pytest.mark.parametrize("name", ["chart.png", "new/chart.pdf"])
+def test_report_prints_and_draws(add_run, tmp_path, capsys, name):
+    add_run("base2new", "train", "shapes", "GOPro", 1, 80.0, "base")
+    add_run("base2new", "test", "shapes", "GOPro", 1, 60.0, "new")
+    (add_run("base2new", "train", "shapes", "GOPro", 2, 60.0, "base") / "done").unlink()
+    assert report.main([str(tmp_path), "--chart", str(tmp_path / name)]) == 0
+    out = capsys.readouterr().out
+    assert "68.57" in out
+    assert "not counted: base2new/train_base/shapes/shots_16/GOPro/tiny/seed2: unfinished" in out
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_bars_reach_their_values():
+    picture = draw_bars(Panel("t", ["one", "two"], {"a": [Cell(80.0), None], "b": [Cell(40.0, 2.0), Cell(0.0)]}))
+    blue = [y for y in range(picture.height) if picture.getpixel((160 + 40, y)) == (0x2F, 0x6D, 0xB5)]
+    assert len(blue) == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
+    assert wrap("average of 10", 30).count("\n") >= 1
+
+
+def test_a_folder_of_seeds(add_run, tmp_path, capsys):
+    for seed in (1, 2, 3):
+        folder = add_run("base2new", "train", "shapes", "GOPro", seed, 79.0 + seed, "base")
+    assert report.main([str(folder.parent)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].split()[:2] == ["seed1", "80.00"]
+    assert lines[7].split()[:4] == ["mean", "81.00", "±", "2.48"]
+
+
+def test_one_run_per_class_and_confusion(add_run, tmp_path, capsys):
+    folder = add_run("base2new", "train", "shapes", "GOPro", 1, 80.0)
+    assert report.main(["--run", str(folder)]) == 0
+    assert "TEST.COMPUTE_CMAT" in capsys.readouterr().out
+    torch.save(torch.tensor([[1, 1, 2], [0, 4, 0], [0, 0, 0]]), folder / "cmat.pt")
+    chart = tmp_path / "run.png"
+    assert report.main(["--run", str(folder), "--chart", str(chart)]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines() if line.startswith("a ")] == [
+        *(["a", "1.00"], ["a", "25.0", "25.0", "50.0"])
+    ]
+    assert Image.open(chart).width > 300
+
+
+def test_many_classes_show_the_largest_confusions(add_run, tmp_path, capsys):
+    names = {f"class{i}": 50.0 for i in range(20)}
+    folder = add_run("base2new", "train", "shapes", "GOPro", 1, 80.0, per_class=names)
+    matrix = torch.eye(20) * 3
+    matrix[4, 7] = 1
+    torch.save(matrix, folder / "cmat.pt")
+    assert report.main(["--run", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "largest confusions" in out
+    assert ["class4", "class7", "25.00"] in [line.split() for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere"], "no such folder: nowhere"),
+        (["."], "no finished run under"),
+        (["--run", "."], "no folder of a finished run"),
+        ([".", "--chart", "x.gif"], "--chart must name a .png or .pdf file"),
+    ],
+)
+def test_nothing_to_report(tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert report.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_paper_on_the_command_line(add_run, tmp_path):
+    add_run("base2new", "test", "dtd", "ZeroshotCLIP", 1, 50.0, "base")
+    command = [sys.executable, Path(report.__file__), tmp_path, "--paper", "--format", "csv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "dtd,ZeroshotCLIP,50.0,,1,,,53.24,59.9,56.37,-3.24,," in result.stdout
+    assert "missing: ZeroshotCLIP on dtd (new classes): all runs" in result.stderr
