@@ -11,7 +11,7 @@ MARK ?= not slow
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format type mini-benchmark bench clean
+.PHONY: help demo mini-benchmark test lint format type bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ type: $(VENV)/.installed-dev ## Check types with mypy
 	@$(PY) -m mypy
 
 bench: $(VENV)/.installed ## Measure speed and memory beside naive references
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) "$$file"; done
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(PY) "$$file"; done
 
 clean: ## Remove caches (data/, output/ and .venv/ stay)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -111,12 +111,12 @@ class Cells:
             self.notes.append(text)
 
 
-def legend(cells: Cells, more: str = "") -> str:
+def legend(cells: Cells) -> str:
     """What the numbers of a table are."""
     seeds = sorted(set().union(*cells.seeds.values()))
     many = f", mean over seeds {', '.join(map(str, seeds))} ± 95 % interval" if len(seeds) > 1 else ""
-    star = "; *: seeds are missing" if any(note.startswith("missing") for note in cells.notes) else ""
-    return f"Accuracy in %{many}{star}" + (f". {more}" if more else "")
+    star = "; * where seeds are missing" if any(note.startswith("missing") for note in cells.notes) else ""
+    return f"Accuracy in %{many}{star}."
 
 
 def average(cells: Iterable[Cell | None]) -> Cell | None:
@@ -181,7 +181,7 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
             whole = "average" if name == total and not absent else name  # the paper's is over all its sets
             numbers = beside_paper(row, published_by(paper, "base2new", method).get(whole))
         table.rows.append([name, cells.labels[method], *numbers])
-    table.notes = [legend(cells, "HM: of the mean base and the mean new accuracy, in the average of the averages")]
+    table.notes = [legend(cells), "HM is that of the two means before it, in an average row of the averages."]
     table.notes += cells.notes
     muted = {label for method, label in cells.labels.items() if not method.shots}
     groups = list(dict.fromkeys(name for name, _ in values))

@@ -21,6 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ def perform(run: Run, opts: Settings) -> bool:
         return False
     with locked(run.folder):
         if (run.folder / "done").exists():
-            print(f"  skipped: finished before, {accuracy(run.folder)}", flush=True)
+            print(f"  skipped: finished before, {accuracy(run.folder)}{changed_arguments(run)}", flush=True)
             return False
         status = execute(run.argv)
         if status or not (run.folder / "done").exists():
@@ -237,6 +238,19 @@ def accuracy(folder: Path) -> str:
         return f"accuracy {float(value):.2f} % ({folder})"
     except (OSError, ValueError, KeyError, TypeError):
         return f"but without a readable results.json ({folder})"
+
+
+def changed_arguments(run: Run) -> str:
+    """A note for a finished run that had other arguments than it would get now."""
+    try:
+        before = shlex.split(json.loads((run.folder / "env.json").read_text())["command"])[2:]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    gone, new = Counter(before) - Counter(run.argv), Counter(run.argv) - Counter(before)
+    if not gone and not new:
+        return ""
+    words = [" ".join(side.elements()) or "nothing" for side in (gone, new)]
+    return f"\n  note: it ran with other arguments ({words[0]} instead of {words[1]}); delete it to run it anew"
 
 
 def perform_all(runs: list[Run], opts: Settings, keep_going: bool) -> int:
