@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import runner
+from scripts.plan import plan, read_settings
 
 SCRIPTS = Path(runner.__file__).parent
 
@@ -141,10 +142,8 @@ def test_arguments_are_what_train_py_reads(fake_train, monkeypatch, command):
     import train
 
     monkeypatch.setenv("DATA", "images")
-    opts = runner.read_settings(
-        ["--transforms", "random_flip", "normalize", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"]
-    )
-    runs = runner.plan(opts, "domain-generalization", "shapes")
+    opts = read_settings(["--transforms", "random_flip", "normalize", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"])
+    runs = plan(opts, "domain-generalization", "shapes")
     args = train.build_parser().parse_args(next(run for run in runs if run.kind == command and run.argv).argv)
     assert args.root == str(Path.cwd() / "images")
     assert (args.seed, args.trainer, args.eval_only) == (1, "GOPro", command == "test")
