@@ -156,7 +156,7 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
     cells = Cells(runs)
     title = TITLES["base2new"]
     if paper and tuple(names) != protocols.REAL:
-        paper, title = None, f"{title} (no data set of the paper)"
+        paper, title = None, f"{title} (not in the paper)"
     present = [name for name in names if any(run.name == name for run in runs)]
     header = ["data set", "method", "Base", "New", "HM"]
     if paper:
@@ -204,7 +204,7 @@ def transfer_table(runs: list[Run], task: str, source: str, paper: dict[str, Any
     cells = Cells(runs)
     title = f"{TITLES[task]} from {source}"
     if paper and source != protocols.REAL[0]:
-        paper, title = None, f"{title} (no data set of the paper)"
+        paper, title = None, f"{title} (not in the paper)"
     table = Table(title, ["", "data set"], labels=2, grouped=True)
     columns: dict[Method, list[Cell | None]] = {}
     for method, label in cells.labels.items():

@@ -54,6 +54,7 @@ def draw_bars(panel: Panel) -> Image.Image:
     bar, gap, left, top, plot = 34.0, 26.0, 56.0, 84.0, 250.0
     group = max(bar * count, 48)
     width = max(left + len(panel.groups) * (group + gap) + gap, width_of(panel.title, 16) + 2 * gap, 420)
+    gap = (width - left - len(panel.groups) * group) / (len(panel.groups) + 1)
     captions = [wrap(name, group + gap - 8) for name in panel.groups]
     bottom = top + plot
     canvas = Canvas(width, bottom + 22 + 15 * max(caption.count("\n") + 1 for caption in captions))

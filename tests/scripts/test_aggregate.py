@@ -112,7 +112,7 @@ def test_cross_dataset_averages_the_targets_only(add_run, tmp_path):
     (table,) = tables_of(tmp_path, {"cross_dataset": {"GOPro": {"average": 67.86}}})
     assert [row[1] for row in table.rows] == ["shapes", "patterns", "digits", "counts", "average of 3"]
     assert table.rows[-1][2].mean == 40
-    assert "no data set of the paper" in table.title
+    assert "not in the paper" in table.title
 
 
 def test_imagenets_training_serves_both_tables(add_run, tmp_path):
