@@ -44,9 +44,7 @@ class Caltech101(DatasetBase):
             cfg,
             self.split_path,
             self.image_dir,
-            lambda rng: common.read_and_split_data(
-                self.image_dir, ignored=IGNORED, new_cnames=NEW_CNAMES, rng=rng
-            ),
+            lambda rng: common.read_and_split_data(self.image_dir, ignored=IGNORED, new_cnames=NEW_CNAMES, rng=rng),
         )
         train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
         super().__init__(train_x=train, val=val, test=test)

@@ -138,9 +138,7 @@ def generator(seed: int) -> Any:
     return random if seed < 0 else random.Random(seed)
 
 
-def split_trainval(
-    trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = random
-) -> tuple[list[Datum], list[Datum]]:
+def split_trainval(trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = random) -> tuple[list[Datum], list[Datum]]:
     """Draw a validation part out of every class, as CoOp does for sets that come with train and test only.
 
     Args:
@@ -480,9 +478,7 @@ def _tell_small_classes(items: Sequence[Datum], shots: int, what: str) -> None:
     if small:
         listed = ", ".join(f"{g[0].classname} ({len(g)})" for g in small[:10])
         more = f" and {len(small) - 10} more" if len(small) > 10 else ""
-        print(
-            f"Warning: fewer than {shots} {what} images, all taken, in {len(small)} class(es): {listed}{more}"
-        )
+        print(f"Warning: fewer than {shots} {what} images, all taken, in {len(small)} class(es): {listed}{more}")
 
 
 def _digest(lists: Sequence[Sequence[Datum]], prefix: str) -> str:

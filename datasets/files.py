@@ -1,12 +1,15 @@
 """Files of the data sets: listing, checking what is there, writing JSON in one step."""
 
+import contextlib
 import errno
 import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+_frozen = False  # while True, write_json writes nothing
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
@@ -107,6 +110,8 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
     Returns:
         False when the folder cannot be written to (read-only, full): then only a line is printed.
     """
+    if _frozen:
+        return False
     fields = []
     for key, value in obj.items():
         text = json.dumps(value)
@@ -131,6 +136,17 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
     return True
+
+
+@contextlib.contextmanager
+def nothing_written() -> Iterator[None]:
+    """Let readers read without keeping splits, picks or listings, for tools that only look."""
+    global _frozen
+    _frozen = True
+    try:
+        yield
+    finally:
+        _frozen = False
 
 
 def _respect_read_only(folder: str) -> None:

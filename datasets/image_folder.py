@@ -144,9 +144,7 @@ def scan(root: str) -> Tree:
         if images and inner:
             raise ValueError(f"Mixed layout: {folder} holds images ({images[0]}) and folders ({inner[0]}).")
         kinds[name] = "domain" if inner else "class"
-        domain, classes = (
-            (name, {n: os.path.join(folder, n) for n in inner}) if inner else ("", {name: folder})
-        )
+        domain, classes = (name, {n: os.path.join(folder, n) for n in inner}) if inner else ("", {name: folder})
         for class_name, path in classes.items():
             found = [os.path.join(path, n) for n in common.list_images(path)]
             if not found:
@@ -168,9 +166,7 @@ def scan(root: str) -> Tree:
     for domain, classes in tree.items():
         differing = sorted({c for other in tree.values() for c in other} - set(classes))
         if differing:
-            raise ValueError(
-                f"Domain {domain!r} of {root} lacks classes of other domains: {', '.join(differing)}."
-            )
+            raise ValueError(f"Domain {domain!r} of {root} lacks classes of other domains: {', '.join(differing)}.")
     return tree
 
 
@@ -193,15 +189,11 @@ def read_parts(parts: dict[str, Tree]) -> dict[str, common.Lists]:
     for part, tree in parts.items():
         unknown = sorted({c for classes in tree.values() for c in classes} - set(folders))
         if unknown:
-            raise ValueError(
-                f"The {part} folder has classes that the train folder lacks: {', '.join(unknown)}."
-            )
+            raise ValueError(f"The {part} folder has classes that the train folder lacks: {', '.join(unknown)}.")
     parts = {**parts, "test": parts.get("test", parts.get("val", {}))}
     domains = sorted({d for tree in parts.values() for d in tree})
     if "" in domains and len(domains) > 1:
-        raise ValueError(
-            "Mixed layout: some of the train, val and test folders have domains, others have none."
-        )
+        raise ValueError("Mixed layout: some of the train, val and test folders have domains, others have none.")
     return {
         domain: tuple(
             [
@@ -288,9 +280,7 @@ def rename_classes(splits: dict[str, common.Lists], names_file: str) -> dict[str
         print(f"{names_file} leaves out {len(unnamed)} class folders: {', '.join(unnamed[:10])}")
 
     def renamed(items: list[Datum]) -> list[Datum]:
-        return [
-            Datum(d.impath, d.label, d.domain, names.get(folder_of[d.impath], d.classname)) for d in items
-        ]
+        return [Datum(d.impath, d.label, d.domain, names.get(folder_of[d.impath], d.classname)) for d in items]
 
     return {domain: (renamed(a), renamed(b), renamed(c)) for domain, (a, b, c) in splits.items()}
 

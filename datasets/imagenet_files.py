@@ -33,9 +33,7 @@ def list_cached(image_dir: str, cache: str) -> dict[str, dict[str, list[str]]]:
     return listing
 
 
-def to_items(
-    folder: str, images: dict[str, list[str]], names: dict[str, str], names_file: str
-) -> list[Datum]:
+def to_items(folder: str, images: dict[str, list[str]], names: dict[str, str], names_file: str) -> list[Datum]:
     """Items of class folders in the order given, labelled from 0.
 
     Args:
@@ -55,9 +53,7 @@ def to_items(
         raise ValueError(f"{names_file} has no name for {len(unnamed)} folders of {folder}: {unnamed[:5]}.")
     empty = [f for f, found in images.items() if not found]
     if empty or not images:
-        raise ValueError(
-            f"{folder} has no images" + (f" in the class folders {empty[:5]}." if empty else ".")
-        )
+        raise ValueError(f"{folder} has no images" + (f" in the class folders {empty[:5]}." if empty else "."))
     return [
         Datum(impath=os.path.join(folder, f, image), label=label, classname=names[f])
         for label, (f, found) in enumerate(images.items())

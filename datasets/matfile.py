@@ -70,9 +70,7 @@ def _matrix(body: bytes, order: str) -> tuple[str, Any]:
         fields = [raw[i : i + width].split(b"\0")[0].decode("latin-1") for i in range(0, len(raw), width)]
         values = [_matrix(b, order)[1] for _, b in rest[2:]]
         step = len(fields)
-        return title, [
-            dict(zip(fields, values[i : i + step], strict=True)) for i in range(0, len(values), step)
-        ]
+        return title, [dict(zip(fields, values[i : i + step], strict=True)) for i in range(0, len(values), step)]
     kind, raw = rest[0]
     if array_class == CHAR:
         encoding = ENCODINGS[kind]

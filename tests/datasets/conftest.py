@@ -1,7 +1,7 @@
 """Small made-up data sets, and configs for them."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +57,12 @@ def config(tmp_path: Path) -> Callable[..., Any]:
         return make_config(root or tmp_path / "data", tmp_path / "output", **options)
 
     return build
+
+
+@pytest.fixture
+def web() -> Iterator[Any]:
+    from tests.datasets.web import Web
+
+    server = Web()
+    yield server
+    server.close()

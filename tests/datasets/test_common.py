@@ -112,9 +112,7 @@ class TestCache:
         self.file(tmp_path).write_text(json.dumps(content))
         assert self.picks(cfg, tmp_path, items) == [first[1], first[0], *first[2:]]
 
-    @pytest.mark.parametrize(
-        "damage", ["other list", "no json", "other image", "too few", "wrong type", "empty"]
-    )
+    @pytest.mark.parametrize("damage", ["other list", "no json", "other image", "too few", "wrong type", "empty"])
     def test_that_does_not_fit_is_made_anew(self, config, tmp_path, capsys, damage):
         items, cfg = made_up(60, 3, 0), config(NUM_SHOTS=2)
         first = self.picks(cfg, tmp_path, items)
@@ -342,9 +340,7 @@ class TestDomains:
         assert common.choose_domains(cfg, self.ALL, "X") == expected
 
     def test_unknown(self, config):
-        with pytest.raises(
-            ValueError, match=r"SOURCE_DOMAINS.*'phto' of X.*'photo'.*art, cartoon, photo, sketch"
-        ):
+        with pytest.raises(ValueError, match=r"SOURCE_DOMAINS.*'phto' of X.*'photo'.*art, cartoon, photo, sketch"):
             common.choose_domains(config(SOURCE_DOMAINS=["phto"]), self.ALL, "X")
         with pytest.raises(ValueError, match="TARGET_DOMAINS.*'photo'.*no domains"):
             common.choose_domains(config(TARGET_DOMAINS=["photo"]), [], "X")

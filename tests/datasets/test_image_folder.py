@@ -122,10 +122,7 @@ class TestWhereTheSplitGoes:
         flat.chmod(0o555)
         try:
             first = ImageFolder(config(flat))
-            assert (
-                "Saved split to " + str(tmp_path / "output" / "split_ImageFolder.json")
-                in capsys.readouterr().out
-            )
+            assert "Saved split to " + str(tmp_path / "output" / "split_ImageFolder.json") in capsys.readouterr().out
             again = ImageFolder(config(flat))
             assert "Reading split from " + str(tmp_path / "output") in capsys.readouterr().out
         finally:
@@ -185,9 +182,7 @@ class TestReadyMadeParts:
         for domain in ("x", "y"):
             self.make(tmp_path, touch, **{f"{p}/{domain}": {"a": 2, "b": 2} for p in ("train", "test")})
         dataset = ImageFolder(config(tmp_path, TARGET_DOMAINS=["y"]))
-        assert [r[0] for r in rows(dataset.train_x, tmp_path)] == [
-            f"train/x/{c}/{i}.jpg" for c in "ab" for i in (0, 1)
-        ]
+        assert [r[0] for r in rows(dataset.train_x, tmp_path)] == [f"train/x/{c}/{i}.jpg" for c in "ab" for i in (0, 1)]
         assert len(dataset.test) == 8
 
     def test_class_called_train(self, tmp_path, touch, config):
@@ -280,9 +275,7 @@ class TestClassNames:
 
     def test_of_another_folder(self, flat, config):
         (flat / "classnames.txt").write_text("n01 tench\n")
-        with pytest.raises(
-            ValueError, match=r"classnames\.txt names none of the class folders: Cow_1, ant, bee"
-        ):
+        with pytest.raises(ValueError, match=r"classnames\.txt names none of the class folders: Cow_1, ant, bee"):
             ImageFolder(config(flat))
 
 

@@ -48,9 +48,7 @@ def test_big_endian(tmp_path):
     numbers = struct.pack(">II2d", 9, 16, 3.0, 4.5)
     body = flags + dims + name + numbers
     path = tmp_path / "big.mat"
-    path.write_bytes(
-        b" " * 124 + struct.pack(">H", 0x0100) + b"MI" + struct.pack(">II", 14, len(body)) + body
-    )
+    path.write_bytes(b" " * 124 + struct.pack(">H", 0x0100) + b"MI" + struct.pack(">II", 14, len(body)) + body)
     assert read_mat(str(path)) == {"x": [3.0, 4.5]}
 
 

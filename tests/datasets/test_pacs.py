@@ -23,9 +23,7 @@ def official(pacs, request):
     (pacs / request.param).mkdir()
     for domain in PACS.domains:
         for part, numbers in {"train": range(8), "crossval": range(8, 10)}.items():
-            lines = [
-                f"{domain}/{c}/pic_{i}.jpg {y}\n" for y, c in enumerate(CLASSES, start=1) for i in numbers
-            ]
+            lines = [f"{domain}/{c}/pic_{i}.jpg {y}\n" for y, c in enumerate(CLASSES, start=1) for i in numbers]
             if domain == "sketch" and part == "train":
                 lines.append(f"{BROKEN[0]} 1\n")
             (pacs / request.param / f"{domain}_{part}_kfold.txt").write_text("".join(lines))

@@ -327,11 +327,7 @@ def imagenet(tmp_path, touch):
 
 
 def imagenet_rows(part, n):
-    return [
-        (f"images/{part}/{w}/{w}_{i}.JPEG", y, WNIDS[w])
-        for y, w in enumerate(sorted(WNIDS))
-        for i in range(n)
-    ]
+    return [(f"images/{part}/{w}/{w}_{i}.JPEG", y, WNIDS[w]) for y, w in enumerate(sorted(WNIDS)) for i in range(n)]
 
 
 def test_imagenet(imagenet, config):

@@ -1,0 +1,252 @@
+"""Downloads that resume, and unpacking that cannot leave its folder."""
+
+import errno
+import gzip
+import hashlib
+import http.client
+import lzma
+import os
+import re
+import shutil
+import ssl
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from tqdm import tqdm
+
+CHUNK_BYTES = 1 << 18
+TIMEOUT_SEC = 60.0
+PAUSE_SEC = 2.0  # before the second try; the third waits twice as long
+AGENT = "Mozilla/5.0 (datasets.prepare)"  # some servers refuse Python's own name
+BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
+
+
+class DownloadError(Exception):
+    """A file that this address does not give, or not as it was published."""
+
+
+class UnpackError(Exception):
+    """An archive that is damaged, or that tries to write outside its folder."""
+
+
+def download(url: str, path: str, md5: str = "", sha256: str = "", tries: int = 3) -> None:
+    """Download a file; what an interrupted call left is completed by the next one.
+
+    Args:
+        url: an http or https address.
+        path: the file; until it is complete and checked, it is called ``<path>.part``.
+        md5: published checksum, or "".
+        sha256: published checksum, or "".
+        tries: attempts after broken connections, from 1.
+
+    Raises:
+        DownloadError: the server refuses, keeps breaking off, or gives another file than the published one.
+        OSError: the disk is full or cannot be written to; what has arrived stays for the next call.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError(f"{url}: only http and https addresses are read.")
+    partial = path + ".part"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    failures, furthest = 0, 0
+    from_earlier = os.path.exists(partial)
+    while True:
+        try:
+            _fetch(url, partial)
+        except BROKEN as e:
+            if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code != 429:
+                raise DownloadError(f"{url}: the server says {e.code} {e.reason}.") from e
+            size = os.path.getsize(partial) if os.path.exists(partial) else 0
+            failures = 1 if size > furthest else failures + 1  # a slow advance is no failure
+            furthest = max(size, furthest)
+            if failures >= tries:
+                raise DownloadError(f"{url}: {e or type(e).__name__} ({tries} tries).") from e
+            time.sleep(PAUSE_SEC * failures)
+            continue
+        wrong = _wrong_sum(partial, md5, sha256)
+        if not wrong:
+            break
+        _forget(partial)
+        if not from_earlier:
+            raise DownloadError(f"{url}: {wrong}.")
+        from_earlier = False  # perhaps an earlier call got another version of the file: once from the start
+    os.replace(partial, path)
+    _forget(partial)
+
+
+def _fetch(url: str, partial: str) -> None:
+    """Append to `partial` until the file is complete; a connection that ends too early raises."""
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    have = os.path.getsize(partial) if os.path.exists(partial) else 0
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if os.path.exists(partial + ".tag"):
+            with open(partial + ".tag", encoding="utf-8") as f:
+                headers["If-Range"] = f.read()
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SEC)
+    except urllib.error.HTTPError as e:
+        if e.code != 416 or not have:
+            raise
+        if e.headers.get("Content-Range", "") == f"bytes */{have}":
+            return  # an earlier call got all of it
+        _forget(partial)
+        raise http.client.HTTPException("the file has become shorter than what is here") from e
+    with answer:
+        if "text/html" in answer.headers.get("Content-Type", "") and not url.endswith(".html"):
+            raise DownloadError(f"{url}: a web page came instead of the file (a login or a used-up quota).")
+        resumed = answer.status == 206 and f"bytes {have}-" in answer.headers.get("Content-Range", "")
+        if answer.status == 206 and not resumed:
+            raise http.client.HTTPException("the server sent another piece of the file than was asked for")
+        have = have if resumed else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        tag = answer.headers.get("ETag", "")
+        tag = answer.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
+        if tag:
+            with open(partial + ".tag", "w", encoding="utf-8") as f:
+                f.write(tag)
+        free = shutil.disk_usage(os.path.dirname(partial)).free
+        if total and total - have > free:
+            needed = f"{(total - have) / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free"
+            raise OSError(errno.ENOSPC, f"No space left on device ({needed})", partial)
+        with (
+            open(partial, "ab" if have else "wb") as f,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=_title(partial)) as bar,
+        ):
+            while chunk := answer.read(CHUNK_BYTES):
+                f.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+    if total and have < total:
+        raise http.client.HTTPException(f"the connection ended after {have:,} of {total:,} bytes")
+
+
+def _title(partial: str) -> str:
+    return os.path.basename(partial).removesuffix(".part")
+
+
+def _forget(partial: str) -> None:
+    for path in (partial, partial + ".tag"):
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def _wrong_sum(path: str, md5: str, sha256: str) -> str:
+    for name, expected in (("md5", md5), ("sha256", sha256)):
+        if expected:
+            found = checksum(path, name)
+            if found != expected.lower():
+                return f"the {name.upper()} is {found}, published is {expected.lower()}"
+    return ""
+
+
+def checksum(path: str, name: str) -> str:
+    """Hex digest of a file.
+
+    Args:
+        path: the file.
+        name: ``md5`` or ``sha256``.
+
+    Returns:
+        The digest.
+    """
+    digest = hashlib.new(name, usedforsecurity=False)
+    with open(path, "rb") as f, tqdm(total=os.path.getsize(path), unit="B", unit_scale=True,
+                                     desc=f"Checking {os.path.basename(path)}", leave=False) as bar:  # fmt: skip
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def is_archive(path: str) -> bool:
+    """Whether the name is that of an archive that `unpack` reads."""
+    return path.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
+
+
+def unpack(archive: str, folder: str, only: Sequence[str] = ()) -> None:
+    """Unpack the regular files of an archive; links and devices are left out.
+
+    Args:
+        archive: a zip or tar file.
+        folder: a new, empty folder, to be thrown away by the caller after an error.
+        only: files or folders to unpack, at any depth of the archive; all when empty.
+
+    Raises:
+        UnpackError: the archive is damaged, or a name in it would leave the folder.
+        OSError: the disk is full or cannot be written to.
+    """
+    left_out = 0
+    title = f"Unpacking {os.path.basename(archive)}"
+    try:
+        with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title) as bar:
+            members = _zip_members if archive.endswith(".zip") else _tar_members
+            for name, source in members(archive, bar):
+                if source is None:
+                    left_out += 1
+                    continue
+                target = safe_path(folder, name)
+                if target is None or not _wanted(name, only):
+                    continue
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with source, open(target, "wb") as f:
+                    shutil.copyfileobj(source, f, CHUNK_BYTES)
+    except DAMAGED as e:
+        raise UnpackError(f"{archive} is damaged ({type(e).__name__}: {e}).") from e
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as e:
+        raise UnpackError(f"{archive} holds a file and a folder of the same name ({e.filename}).") from e
+    if left_out:
+        print(f"Left out {left_out} links or devices of {os.path.basename(archive)}.")
+
+
+def _wanted(name: str, only: Sequence[str]) -> bool:
+    return not only or any(f"/{part}/" in f"/{name}/" for part in only)
+
+
+def safe_path(folder: str, name: str) -> str | None:
+    """Where a member of an archive belongs.
+
+    Args:
+        folder: the folder that is unpacked into.
+        name: the member's name.
+
+    Returns:
+        The path, or None for the side files that macOS adds.
+
+    Raises:
+        UnpackError: the name is absolute or climbs out.
+    """
+    parts = [p for p in name.replace("\\", "/").split("/") if p not in ("", ".")]
+    if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name) or ".." in parts or "\0" in name or not parts:
+        raise UnpackError(f"The archive holds {name!r}, which would leave the folder. Nothing of it was kept.")
+    if "__MACOSX" in parts or parts[-1].startswith("._"):
+        return None
+    return os.path.join(folder, *parts)
+
+
+def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                kind = (info.external_attr >> 16) & 0o170000  # 0 where the archive was not made on Unix
+                yield info.filename, archive.open(info) if kind in (0, 0o100000) else None
+            bar.update(info.compress_size)
+
+
+def _tar_members(path: str, bar: Any) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as archive:
+        for member in archive:
+            if not member.isdir():
+                yield member.name, archive.extractfile(member) if member.isreg() else None
+            archive.members = []  # tarfile would keep a million of them in memory
+            bar.update(raw.tell() - bar.n)

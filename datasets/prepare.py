@@ -1,0 +1,269 @@
+"""Download data sets and put them where the readers expect them.
+
+``python -m datasets.prepare NAME... --root data`` gets sets; ``--list`` shows all of them. A call that was
+interrupted goes on where it stopped, and a second call does nothing. Addresses are in ``sources.yaml``.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import common
+from .catalog import RENDERED, TABLE, is_there, list_sets, missing_parts, read_table, reader_class, resolve
+from .download import DownloadError, UnpackError, checksum, download, is_archive, unpack
+from .imagenet_archives import unpack_imagenet
+from .remote_zip import NoRangesError, fetch_member
+from .shapes import render_dataset
+
+DOWNLOADS = ".downloads"  # in the set's folder: archives and unfinished downloads
+DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
+MIRROR = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/main/"
+
+
+def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = False) -> list[str]:
+    """Get everything of one data set that is not there yet.
+
+    Args:
+        stem: name of its config file.
+        root: ``DATASET.ROOT``.
+        entry: its entry of the table.
+        keep_archives: leave the archives in the set's folder.
+
+    Returns:
+        What could not be had, in words; empty when the set is complete.
+
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
+    folder = os.path.join(root, reader_class(stem).dataset_dir)
+    downloads = os.path.join(folder, DOWNLOADS)
+    os.makedirs(downloads, exist_ok=True)
+    problems: list[str] = []
+    with alone_in(folder):
+        for part in entry["parts"]:
+            problems.extend(_prepare_part(stem, root, folder, part))
+        if missing_parts(entry, folder):
+            by_hand = entry.get("manual", "By hand: put what is missing into FOLDER.")
+            problems.append(by_hand.rstrip().replace("FOLDER", folder))
+        if not (keep_archives or problems) or not os.listdir(downloads):
+            shutil.rmtree(downloads)
+    return problems
+
+
+def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any]) -> list[str]:
+    def missing() -> list[str]:
+        return [need for need in part["needs"] if not is_there(os.path.join(folder, need))]
+
+    problems: list[str] = []
+    if missing():
+        _copy_from_others(root, folder, part)
+    attempts = [lambda s=source: _get(s, folder, missing()) for source in part["sources"]]
+    if stem == "imagenet":
+        attempts.insert(0, lambda: unpack_imagenet(folder))
+    for attempt in attempts:
+        if not missing():
+            return []
+        try:
+            attempt()
+        except (DownloadError, UnpackError) as e:
+            problems.append(str(e))
+    return [f"{os.path.join(folder, need)} is missing." for need in missing()] + problems if missing() else []
+
+
+def _copy_from_others(root: str, folder: str, part: dict[str, Any]) -> None:
+    for other in part.get("copy", ()):
+        for need in part["needs"]:
+            path, target = os.path.join(root, other, need), os.path.join(folder, need)
+            if os.path.isfile(path) and not os.path.exists(target):
+                shutil.copyfile(path, target + ".part")
+                os.replace(target + ".part", target)
+                print(f"  {need}: copied from {os.path.dirname(path)}")
+
+
+def _get(source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
+    """Download one source, unless its file is here already, and take what is needed out of it."""
+    url = re.sub("^gdrive:", DRIVE, re.sub("^mirror:", MIRROR, source["url"]))
+    drive = source["url"].startswith("gdrive:")
+    name = source.get("file") or (needs[0] if drive else re.split("[/?]", url)[-1])
+    own_folder = hashlib.sha256(url.encode()).hexdigest()[:8]  # several sources use the same file names
+    path = os.path.join(folder, DOWNLOADS, own_folder, name)
+    by_hand = os.path.join(folder, name)
+    if is_archive(name) and os.path.isfile(by_hand) and _is_published(by_hand, source):
+        path = by_hand
+    elif not os.path.exists(path):
+        print(f"  {', '.join(needs)}: from {source['url']}")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        member = os.path.join(os.path.dirname(path), needs[0])
+        if name.endswith(".zip") and len(needs) == 1 and _is_text(needs[0]) and _fetch_alone(url, member):
+            path = member
+        else:
+            download(url, path, source.get("md5", ""), source.get("sha256", ""))
+    if is_archive(path):
+        try:
+            _take_out(path, source, folder, needs)
+        except UnpackError:
+            if path != by_hand:
+                os.remove(path)  # so that the next call downloads it anew
+            raise
+    else:
+        _check_text(path, url)
+        os.replace(path, os.path.join(folder, needs[0]))
+
+
+def _fetch_alone(url: str, member: str) -> bool:
+    """Get a small file without the rest of its archive, where the server can do that."""
+    try:
+        fetch_member(url, os.path.basename(member), member)
+    except NoRangesError:
+        return False
+    return True
+
+
+def _is_text(need: str) -> bool:
+    return need.endswith((".json", ".txt", ".mat"))
+
+
+def _is_published(path: str, source: dict[str, Any]) -> bool:
+    for kind in ("md5", "sha256"):
+        if kind in source and checksum(path, kind) != source[kind]:
+            print(f"  {path} is not the published file (its {kind.upper()} differs), so it is not used")
+            return False
+    return True
+
+
+def _check_text(path: str, url: str) -> None:
+    """A split or a list of names must be what it claims, not an error message in its place."""
+    try:
+        if path.endswith(".json"):
+            with open(path, encoding="utf-8") as f:
+                json.load(f)
+        elif path.endswith("classnames.txt"):
+            common.read_classnames(path)
+    except ValueError as e:
+        os.remove(path)
+        raise DownloadError(f"{url} gave something else than {os.path.basename(path)} ({e}).") from e
+
+
+def _take_out(archive: str, source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
+    """Unpack into a folder that is thrown away, then move what is needed to its place in one step each."""
+    names = {need: inside for inside, need in source.get("place", {}).items()}
+    wanted = [names.get(need, need) for need in needs]
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=os.path.join(folder, DOWNLOADS)) as scratch:
+        unpack(archive, scratch, only=[source["inner"]] if "inner" in source else wanted)
+        if "inner" in source:
+            inner = find(scratch, source["inner"])
+            if inner is None:
+                raise UnpackError(f"{archive} does not hold {source['inner']}.")
+            unpack(inner, os.path.join(scratch, "inner"), only=wanted)
+            scratch_root = os.path.join(scratch, "inner")
+        else:
+            scratch_root = scratch
+        for need, inside in zip(needs, wanted, strict=True):
+            found = find(scratch_root, inside)
+            if found is None:
+                raise UnpackError(f"{archive} does not hold {inside}.")
+            target = os.path.join(folder, need)
+            if os.path.isdir(target):
+                os.rmdir(target)  # it is empty, or it would not be needed
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.replace(found, target)
+
+
+def find(folder: str, name: str) -> str | None:
+    """The first file or folder, from the top down, whose path ends in `name`."""
+    level = [folder]
+    while level:
+        for parent in level:
+            path = os.path.join(parent, *name.split("/"))
+            if os.path.exists(path):
+                return path
+        level = [os.path.join(parent, n) for parent in level for n in common.list_folders(parent)]
+    return None
+
+
+@contextlib.contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Keep a second call out of the same folder (where the system has file locks).
+
+    Raises:
+        BlockingIOError: another one is at work there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as e:
+        raise BlockingIOError(e.errno, "another datasets.prepare is at work there", folder) from e
+    finally:
+        os.close(lock)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line.
+
+    Returns:
+        0 when everything asked for is there, 1 when something is missing, 2 for bad arguments.
+    """
+    parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="sets, named as in configs/datasets, or 'all'")
+    parser.add_argument("--root", default="data", help="folder of all data sets (DATASET.ROOT); default: data")
+    parser.add_argument("--list", action="store_true", help="show every set: size, state, licence")
+    parser.add_argument("--keep-archives", action="store_true", help="keep what was downloaded")
+    parser.add_argument("--sources", default=TABLE, help="another table of sources, such as your own mirror's")
+    args = parser.parse_args(argv)
+    root = os.path.abspath(os.path.expanduser(args.root))
+    table = read_table(args.sources)
+    if args.list or not args.names:
+        print(list_sets(root, table))
+        return 0 if args.list else 2
+    try:
+        stems = resolve(args.names, [*table, *RENDERED])
+    except ValueError as e:
+        print(e, file=sys.stderr)
+        return 2
+    failed = [stem for stem in stems if not _prepare_and_tell(stem, root, table, args.keep_archives)]
+    if failed:
+        print(f"Not complete: {', '.join(failed)}. Run the same command again to go on.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _prepare_and_tell(stem: str, root: str, table: dict[str, Any], keep_archives: bool) -> bool:
+    print(f"{stem}:")
+    cls = reader_class(stem)
+    problems: list[str] = []
+    try:
+        if stem in RENDERED:
+            render_dataset(cls.__name__, os.path.join(root, cls.dataset_dir))
+        elif not missing_parts(table[stem], os.path.join(root, cls.dataset_dir)):
+            print("  is there already")
+            return True
+        else:
+            problems = prepare(stem, root, table[stem], keep_archives)
+    except (OSError, ValueError) as e:
+        where = f": {e.filename}" if isinstance(e, OSError) and e.filename else ""
+        problems = [(e.strerror if isinstance(e, OSError) and e.strerror else str(e)) + where]
+    for problem in problems:
+        print("  " + problem.replace("\n", "\n  "), file=sys.stderr)
+    if not problems:
+        print(f"  ready; check it with: python -m datasets.check {stem} --root {root}")
+    return not problems
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Run the same command again to go on.")

@@ -1,0 +1,148 @@
+"""`python -m datasets.check` on complete, incomplete and damaged sets."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datasets import check
+from datasets.dtd import DescribableTextures
+
+
+@pytest.fixture
+def dtd(tmp_path, image, monkeypatch):
+    """A complete set of three classes; what is published is made to fit."""
+    folder = tmp_path / "data" / "dtd"
+    names = [f"{c}/{i}.jpg" for c in ("banded", "dotted", "woven") for i in range(10)]
+    for i, name in enumerate(names):
+        image(folder / "images" / name, i)
+    rows = [[name, i // 10, name.split("/")[0]] for i, name in enumerate(names)]
+    content = {"train": rows[::2], "val": rows[1::4], "test": rows[3::4]}
+    (folder / "split_zhou_DescribableTextures.json").write_text(json.dumps(content))
+    monkeypatch.setattr(DescribableTextures, "official", {"classes": 3, "train": 15, "val": 8, "test": 7})
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def command(*args, root=None):
+        capsys.readouterr()
+        status = check.main([*args, "--root", str(root or tmp_path / "data")])
+        return status, capsys.readouterr().out
+
+    return command
+
+
+def state(folder):
+    return {str(p): p.stat().st_mtime_ns for p in [folder, *folder.rglob("*")]}
+
+
+def test_all_is_well(dtd, run):
+    before = state(dtd)
+    status, out = run("dtd")
+    assert status == 0
+    assert "3 classes, 15 train, 8 val, 7 test: as published" in out
+    assert "30 of 30 decode" in out
+    assert out.endswith("All is well.\n")
+    assert state(dtd) == before
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_broken_images_are_named(dtd, run, monkeypatch, workers):
+    monkeypatch.setattr(check, "INLINE_IMAGES", 2)
+    good = (dtd / "images" / "banded" / "1.jpg").read_bytes()
+    (dtd / "images" / "banded" / "3.jpg").write_bytes(good[:-10])
+    (dtd / "images" / "woven" / "0.jpg").write_bytes(b"")
+    (dtd / "images" / "woven" / "5.jpg").write_text("not an image")
+    status, out = run("dtd", "--workers", workers)
+    assert status == 1
+    assert "27 of 30 decode" in out
+    broken = [line.split()[2] for line in out.splitlines() if line.startswith("  broken image")]
+    assert broken == [str(dtd / "images" / n) for n in ("banded/3.jpg", "woven/0.jpg", "woven/5.jpg")]
+    assert "truncated" in out
+    assert "Not ready: dtd" in out
+    assert run("dtd", "--no-decode")[0] == 0
+
+
+def test_many_broken_images_are_counted(dtd, run):
+    for i in range(8):
+        for c in ("banded", "dotted", "woven"):
+            (dtd / "images" / c / f"{i}.jpg").write_bytes(b"")
+    out = run("dtd")[1]
+    assert out.count("broken image:") == 20
+    assert "... and 4 more broken images" in out
+
+
+def test_numbers_that_differ(dtd, run, monkeypatch):
+    monkeypatch.setattr(DescribableTextures, "official", {"classes": 47, "train": 15, "val": 8, "test": 1692})
+    status, out = run("dtd")
+    assert status == 1
+    assert "classes: 3 found, 47 published" in out
+    assert "test: 7 found, 1,692 published" in out
+    assert "train:" not in out
+
+
+def test_missing_split_file(dtd, run):
+    file = dtd / "split_zhou_DescribableTextures.json"
+    file.unlink()
+    status, out = run("dtd", "--no-decode")
+    assert status == 1
+    assert f"missing: {file} (without it a split is drawn" in out
+    assert "python -m datasets.prepare dtd --root" in out
+    assert not file.exists()
+
+
+def test_missing_images(dtd, run):
+    (dtd / "images" / "banded" / "4.jpg").unlink()
+    status, out = run("dtd")
+    assert status == 1
+    assert f"names 1 of 30 images that are not there: {dtd}/images/banded/4.jpg" in out
+
+
+def test_missing_set(run, tmp_path):
+    status, out = run("food101", "dtd")
+    assert status == 1
+    assert f"missing: {tmp_path}/data/food-101/images" in out
+    assert "food-101/\n" in out
+    assert "Not ready: food101, dtd" in out
+    assert not (tmp_path / "data").exists()
+
+
+def test_rendered_sets_are_made_later(run, tmp_path):
+    status, out = run("shapes")
+    assert (status, "rendered at the first use" in out) == (0, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_own_folder(run, tmp_path, image):
+    for i in range(8):
+        image(tmp_path / "own" / "ab"[i % 2] / f"{i}.png", i)
+    status, out = run("image_folder", root=tmp_path / "own")
+    assert status == 0
+    assert "8 of 8 decode" in out
+    assert {p.name for p in (tmp_path / "own").iterdir()} == {"a", "b"}
+
+
+def test_pacs_counts_all_files(run, tmp_path, image, monkeypatch):
+    from datasets.pacs import PACS
+
+    for domain in PACS.domains:
+        for i in range(8):
+            image(tmp_path / "data" / "pacs" / "images" / domain / "ab"[i % 2] / f"{i}.png", i)
+    monkeypatch.setattr(PACS, "official", {"classes": 2, "images": 32})
+    out = run("pacs")[1]
+    assert "32 images: as published" in out
+
+
+def test_names(run):
+    assert run("dtdd")[0] == 2
+
+
+def test_as_a_program(dtd, run):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "datasets.check", "dtd", "--root", str(dtd.parent), "--no-decode"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 1  # the numbers are those of the whole set here
+    assert "classes: 3 found, 47 published" in done.stdout

@@ -1,0 +1,288 @@
+"""Downloads from a server that breaks off, and archives that try to leave their folder."""
+
+import errno
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from datasets import download as module
+from datasets.download import DownloadError, UnpackError, download, unpack
+from datasets.remote_zip import NoRangesError, fetch_member
+
+DATA = bytes(range(256)) * 4000  # 1 MB
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(module, "PAUSE_SEC", 0.0)
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "folder" / "file.bin"
+
+
+def left(target):
+    return sorted(p.name for p in target.parent.iterdir())
+
+
+class TestDownload:
+    def test_whole_file(self, web, target):
+        web.files["/f"] = DATA
+        download(f"{web.url}/f", str(target), md5=hashlib.md5(DATA).hexdigest())
+        assert target.read_bytes() == DATA
+        assert left(target) == ["file.bin"]
+
+    def test_goes_on_after_broken_connections(self, web, target):
+        web.files["/f"], web.cuts["/f"] = DATA, [300_000, 0, 200_000]
+        download(f"{web.url}/f", str(target), sha256=hashlib.sha256(DATA).hexdigest())
+        assert target.read_bytes() == DATA
+        assert [r for _, r in web.asked] == ["", "bytes=300000-", "bytes=300000-", "bytes=500000-"]
+        assert web.sent == len(DATA)
+
+    def test_gives_up_and_the_next_call_goes_on(self, web, target):
+        web.files["/f"], web.cuts["/f"] = DATA, [400_000, 0, 0]
+        with pytest.raises(DownloadError, match=r"ended after 400,000 of 1,024,000 bytes \(3 tries\)"):
+            download(f"{web.url}/f", str(target))
+        assert left(target) == ["file.bin.part", "file.bin.part.tag"]
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+        assert web.sent == len(DATA)
+
+    def test_many_breaks_with_progress_are_no_failure(self, web, target):
+        web.files["/f"], web.cuts["/f"] = DATA, [100_000] * 8
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+
+    def test_another_version_of_the_file_starts_anew(self, web, target):
+        web.files["/f"], web.cuts["/f"] = DATA, [400_000, 0, 0]
+        with pytest.raises(DownloadError):
+            download(f"{web.url}/f", str(target))
+        web.files["/f"] = DATA[::-1]
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA[::-1]
+
+    def test_server_without_ranges(self, web, target):
+        web.files["/f"], web.cuts["/f"], web.ranges = DATA, [400_000], False
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+
+    def test_wrong_checksum(self, web, target):
+        web.files["/f"] = DATA
+        with pytest.raises(DownloadError, match=f"MD5 is {hashlib.md5(DATA).hexdigest()}, published is 0123"):
+            download(f"{web.url}/f", str(target), md5="0123" * 8)
+        assert left(target) == []
+        assert len(web.asked) == 1
+
+    def test_bad_beginning_from_an_earlier_call(self, web, target):
+        web.files["/f"] = DATA
+        target.parent.mkdir()
+        (target.parent / "file.bin.part").write_bytes(b"x" * 1000)
+        download(f"{web.url}/f", str(target), md5=hashlib.md5(DATA).hexdigest())
+        assert target.read_bytes() == DATA
+
+    @pytest.mark.parametrize("size", [len(DATA), len(DATA) + 5])
+    def test_all_of_it_or_more_is_here_already(self, web, target, size):
+        web.files["/f"] = DATA
+        target.parent.mkdir()
+        (target.parent / "file.bin.part").write_bytes((DATA + b"12345")[:size])
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+
+    def test_refusals_are_not_tried_again(self, web, target):
+        with pytest.raises(DownloadError, match="404"):
+            download(f"{web.url}/nothing", str(target))
+        assert len(web.asked) == 1
+
+    def test_overload_is_tried_again(self, web, target):
+        web.files["/f"], web.codes["/f"] = DATA, [503, 429]
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+
+    def test_web_page_instead_of_the_file(self, web, target):
+        web.files["/f"], web.types["/f"] = b"<html>Quota exceeded</html>", "text/html; charset=utf-8"
+        with pytest.raises(DownloadError, match="web page came instead"):
+            download(f"{web.url}/f", str(target))
+        assert left(target) == []
+
+    def test_no_server(self, target):
+        with pytest.raises(DownloadError, match="refused"):
+            download("http://127.0.0.1:9/f", str(target))
+
+    @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/f"])
+    def test_other_schemes(self, target, url):
+        with pytest.raises(DownloadError, match="only http and https"):
+            download(url, str(target))
+
+    def test_too_little_space_is_said_before(self, web, target, monkeypatch):
+        web.files["/f"] = DATA
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match="No space left") as e:
+            download(f"{web.url}/f", str(target))
+        assert e.value.errno == errno.ENOSPC
+
+    def test_full_disk_keeps_what_has_arrived(self, web, target, monkeypatch):
+        web.files["/f"] = DATA
+        monkeypatch.setattr(module, "open", full_after(600_000), raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            download(f"{web.url}/f", str(target))
+        have = os.path.getsize(f"{target}.part")
+        assert 0 < have <= 600_000
+        monkeypatch.undo()
+        download(f"{web.url}/f", str(target))
+        assert target.read_bytes() == DATA
+        assert web.asked[-1][1] == f"bytes={have}-"
+
+
+def full_after(room):
+    """An `open` whose files take `room` bytes in all, then say that the disk is full."""
+    space = [room]
+
+    def fake(path, mode="r", **options):
+        f = open(path, mode, **options)  # noqa: SIM115  the caller closes it
+        if "b" in mode and "r" not in mode:
+            write = f.write
+
+            def limited(data):
+                if len(data) > space[0]:
+                    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+                space[0] -= len(data)
+                return write(data)
+
+            wrapped = io.BytesIO()  # only its methods are replaced
+            wrapped.write, wrapped.close = limited, f.close
+            return wrapped
+        return f
+
+    return fake
+
+
+def tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content
+                archive.addfile(info)
+
+
+def make_zip(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            if not isinstance(content, bytes):
+                info.external_attr, content = 0o120777 << 16, content[1].encode()
+            archive.writestr(info, content)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(params=["x.zip", "x.tar", "x.tar.gz", "x.tgz"])
+def pack(request, tmp_path):
+    def build(members):
+        path = str(tmp_path / request.param)
+        if path.endswith(".zip"):
+            make_zip(path, members)
+        else:
+            tar(path, members, "w:gz" if "gz" in request.param else "w")
+        return path
+
+    return build
+
+
+class TestUnpack:
+    def test_files(self, pack, tmp_path):
+        members = {"a/b/1.txt": b"one", "./a/2.txt": b"two" * 1000, "3.txt": b""}
+        unpack(pack(members), str(tmp_path / "out"))
+        assert contents(tmp_path / "out") == {"a/b/1.txt": b"one", "a/2.txt": b"two" * 1000, "3.txt": b""}
+
+    def test_some(self, pack, tmp_path):
+        members = {"top/images/1": b"1", "top/images/2": b"2", "top/masks/1": b"", "top/s.json": b"{}", "s.jsonx": b""}
+        unpack(pack(members), str(tmp_path / "out"), only=["images", "s.json"])
+        assert sorted(contents(tmp_path / "out")) == ["top/images/1", "top/images/2", "top/s.json"]
+
+    @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "C:/evil", "..\\evil", "a/b/../../../evil"])
+    def test_names_that_leave_the_folder(self, pack, tmp_path, name):
+        archive = pack({"good": b"1", name: b"2"})
+        with pytest.raises(UnpackError, match="would leave the folder"):
+            unpack(archive, str(tmp_path / "deep" / "out"))
+        assert not list(tmp_path.rglob("evil"))
+
+    def test_links_are_left_out(self, pack, tmp_path, capsys):
+        (tmp_path / "outside").mkdir()
+        link = (tarfile.SYMTYPE, str(tmp_path / "outside"))
+        unpack(pack({"door": link, "1": b"1"}), str(tmp_path / "out"))
+        assert contents(tmp_path / "out") == {"1": b"1"}
+        assert "Left out 1 links" in capsys.readouterr().out
+        unpack(pack({"door": link, "door/evil": b"2"}), str(tmp_path / "out2"))
+        assert list((tmp_path / "outside").iterdir()) == []
+
+    def test_devices_and_hard_links_are_left_out(self, tmp_path):
+        members = {"null": (tarfile.CHRTYPE, ""), "pipe": (tarfile.FIFOTYPE, ""),
+                   "hard": (tarfile.LNKTYPE, "/etc/hostname"), "ok": b"1"}  # fmt: skip
+        tar(tmp_path / "x.tar", members)
+        unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+        assert [p.name for p in (tmp_path / "out").iterdir()] == ["ok"]
+
+    def test_side_files_of_macos_are_left_out(self, pack, tmp_path):
+        unpack(pack({"__MACOSX/1": b"", "a/._1.jpg": b"", "a/1.jpg": b"1"}), str(tmp_path / "out"))
+        assert contents(tmp_path / "out") == {"a/1.jpg": b"1"}
+
+    @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"nonsense" * 200])
+    def test_damaged(self, pack, tmp_path, damage):
+        path = pack({f"{i}": os.urandom(5000) for i in range(10)})
+        with open(path, "rb") as f:
+            data = f.read()
+        with open(path, "wb") as f:
+            f.write(damage(data))
+        with pytest.raises(UnpackError, match="is damaged"):
+            unpack(path, str(tmp_path / "out"))
+
+    def test_changed_contents_of_a_zip(self, tmp_path):
+        make_zip(tmp_path / "x.zip", {"1": os.urandom(5000)})
+        data = bytearray((tmp_path / "x.zip").read_bytes())
+        data[2000] ^= 255
+        (tmp_path / "x.zip").write_bytes(data)
+        with pytest.raises(UnpackError, match="is damaged"):
+            unpack(str(tmp_path / "x.zip"), str(tmp_path / "out"))
+
+    def test_file_and_folder_of_one_name(self, pack, tmp_path):
+        with pytest.raises(UnpackError, match="file and a folder of the same name"):
+            unpack(pack({"a": b"1", "a/b": b"2"}), str(tmp_path / "out"))
+
+    def test_full_disk(self, pack, tmp_path, monkeypatch):
+        path = pack({"1": b"1" * 1000, "2": b"2" * 1000})
+        (tmp_path / "out").mkdir()
+        fake = full_after(1500)
+        monkeypatch.setattr(module, "open", lambda p, m="r", **o: fake(p, m, **o), raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            unpack(path, str(tmp_path / "out"))
+
+
+class TestRemoteZip:
+    def test_only_the_member_is_downloaded(self, web, tmp_path):
+        make_zip(tmp_path / "x.zip", {**{f"d/im{i}": os.urandom(300_000) for i in range(20)}, "d/s.json": b'{"a": 1}'})
+        web.files["/x.zip"] = (tmp_path / "x.zip").read_bytes()
+        fetch_member(f"{web.url}/x.zip", "s.json", str(tmp_path / "s.json"))
+        assert (tmp_path / "s.json").read_text() == '{"a": 1}'
+        assert web.sent < len(web.files["/x.zip"]) / 2
+
+    def test_errors(self, web, tmp_path):
+        make_zip(tmp_path / "x.zip", {"d/other.json": b"{}"})
+        web.files["/x.zip"], web.files["/bad.zip"] = (tmp_path / "x.zip").read_bytes(), b"nonsense" * 100
+        for name, message in (("x.zip", "does not hold s.json"), ("bad.zip", "not a zip"), ("no.zip", "404")):
+            with pytest.raises(DownloadError, match=message):
+                fetch_member(f"{web.url}/{name}", "s.json", str(tmp_path / "s.json"))
+        web.ranges = False
+        with pytest.raises(NoRangesError):
+            fetch_member(f"{web.url}/x.zip", "s.json", str(tmp_path / "s.json"))
