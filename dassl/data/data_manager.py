@@ -46,7 +46,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         plain = [name for name in cfg.INPUT.TRANSFORMS if name == "normalize"]
-        self.to_tensor = build_transform(cfg, is_train=False, choices=plain)
+        self.to_tensor = build_transform(cfg, is_train=True, choices=plain)  # resized to INPUT.SIZE, not cropped
         self.seed = _base_seed(cfg)
         # In shared memory, because persistent workers hold a copy of this object from before the epoch.
         self.epoch = torch.zeros((), dtype=torch.int64)
@@ -122,6 +122,11 @@ def build_data_loader(
     sampler = EpochSampler(
         build_sampler(sampler_type, data_source, batch_size, n_domain, n_ins), _base_seed(cfg), even=is_train
     )
+    if is_train and not len(sampler):
+        raise ValueError(
+            f"DATASET.NAME {cfg.DATASET.NAME}: {sampler_type} makes no batch of {batch_size} of "
+            f"{len(data_source)} images"
+        )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
         (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
@@ -131,6 +136,8 @@ def build_data_loader(
         persistent_workers=workers > 0 and is_train,
         drop_last=is_train and len(sampler) >= batch_size,
         pin_memory=cfg.USE_CUDA and torch.cuda.is_available(),
+        # Its own generator: workers' seeds drawn from the global one would make dropout depend on their number.
+        generator=torch.Generator().manual_seed(_base_seed(cfg)),
     )
 
 

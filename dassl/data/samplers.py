@@ -163,6 +163,8 @@ class RandomClassSampler(Sampler[int]):
 class EpochSampler(Sampler[int]):
     """Another sampler's order, drawn from (seed, epoch), this process's share of it.
 
+    In training all epochs are equally long: an order that varies in length is cut, or repeated from its beginning.
+
     Args:
         sampler: Gives one epoch's order; may use Python's, numpy's or torch's generator.
         seed: Non-negative.
@@ -180,8 +182,9 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         with seeded(self.seed, self.epoch):
             order = list(self.sampler)
-        if self.even:
-            order = order[: len(order) - len(order) % get_world_size()]
+        if self.even:  # some samplers' epochs vary in length; the loop counts on equal ones
+            size = len(self.sampler)  # type: ignore[arg-type]
+            order = (order * -(-size // max(1, len(order))))[: size - size % get_world_size()]
         return iter(order[get_rank() :: get_world_size()])
 
     def __len__(self) -> int:

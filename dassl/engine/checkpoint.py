@@ -28,6 +28,10 @@ FREE_KEYS = {
 }
 
 
+class OtherConfigError(ValueError):
+    """A run of another config lies in the folder; it stays as it is."""
+
+
 def plain_config(cfg: CfgNode) -> dict[str, Any]:
     """The config as nested plain values."""
     tree: dict[str, Any] = yaml.safe_load(cfg.dump())
@@ -50,7 +54,7 @@ def check_same_config(saved: dict[str, Any], cfg: CfgNode, where: str) -> None:
         where: The checkpoint's folder.
 
     Raises:
-        ValueError: Lists the keys that differ with both values.
+        OtherConfigError: A ValueError that lists the keys that differ with both values.
     """
     old, new = _leaves(saved), _leaves(plain_config(cfg))
     different = [
@@ -59,7 +63,7 @@ def check_same_config(saved: dict[str, Any], cfg: CfgNode, where: str) -> None:
         if old.get(key) != new.get(key) and key not in FREE_KEYS
     ]
     if different:
-        raise ValueError(
+        raise OtherConfigError(
             f"{where} holds a run with another config, which cannot be continued: {'; '.join(different)}. "
             "Use another --output-dir, or remove that folder to start over"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -16,9 +17,13 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from dassl.utils import collect_env_info, set_random_seed, setup_logger, write_json, write_text
-from dassl.utils.distributed import init_distributed, is_main_process, shutdown_distributed
+from dassl.utils import collect_env_info, read_json, set_random_seed, setup_logger, write_json, write_text
+from dassl.utils.distributed import broadcast_object, init_distributed, is_main_process, shutdown_distributed
 from dassl.utils.tools import versions
+
+from .checkpoint import OtherConfigError
+
+_RECORDS = ("config.yaml", "env.json", "failed.json", "done")
 
 
 def git_commit() -> str:
@@ -34,6 +39,19 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def settle_seed(cfg: CfgNode) -> None:
+    """Draw SEED when it is negative; a run that was begun in the folder keeps its own, so that it can go on."""
+    if cfg.SEED >= 0:
+        return
+    begun = Path(cfg.RESUME or cfg.OUTPUT_DIR, "env.json")
+    seed = read_json(begun)["seed"] if begun.is_file() else secrets.randbelow(2**31)
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.SEED = broadcast_object(seed)
+    if frozen:
+        cfg.freeze()
 
 
 class Run:
@@ -67,14 +85,15 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
     """Seed everything, open the run's folder and log; an error is kept in failed.json.
 
     Args:
-        cfg: The config; SEED below 0 leaves the generators as they are.
+        cfg: The config; a SEED below 0 is replaced by a drawn one.
         argv: Command line, for the record.
         config_name: Stem of the method's config file.
     """
     init_distributed(cfg.USE_CUDA)
-    if cfg.SEED >= 0:
-        set_random_seed(cfg.SEED)
+    settle_seed(cfg)
+    set_random_seed(cfg.SEED)
     this = Run(cfg, config_name)
+    before = {path: path.read_bytes() if path.is_file() else None for path in map(this.dir.joinpath, _RECORDS)}
     main, stdout = is_main_process(), sys.stdout
     tee = setup_logger(cfg.OUTPUT_DIR) if main else None
     try:
@@ -103,6 +122,10 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
             text = "".join(traceback.format_exception(error))
             if tee is not None:
                 tee.write_file(text)
+            if isinstance(error, OtherConfigError):  # the run that lies here is not this one: leave its records
+                for path, content in before.items():
+                    path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+                raise
             failure = {
                 "error": f"{type(error).__name__}: {error}",
                 "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import shutil
 import sys
 import time
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
-from dassl.utils.distributed import average_gradients, broadcast_module, is_main_process
+from dassl.utils.distributed import average_gradients, barrier, broadcast_module, is_main_process
 from dassl.utils.logger import Tee
 from dassl.utils.torchtools import checkpoint_epochs
 
@@ -35,6 +36,8 @@ from .metrics_log import MetricsLog
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float16}
 BEST_MODEL = "model-best.pth.tar"
+# Buffers of CoOp-style prompt learners: class names as tokens, which a model has from its own data set.
+CLASS_BUFFERS = ("token_prefix", "token_suffix")
 
 
 class TrainerBase:
@@ -50,6 +53,7 @@ class TrainerBase:
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: MetricsLog | None = None
         self._lr_updated = False
+        self._eval_step = 0
         self.precision = "fp32"
         self.scaler: Any = None
         self.batch: dict[str, Any] | None = None
@@ -146,7 +150,7 @@ class TrainerBase:
 
     def model_update(self, names: str | list[str] | None = None) -> None:
         """One optimiser step each; gradients are averaged over processes first."""
-        names = [name for name in self.get_model_names(names) if self._optims[name] is not None]
+        names = [name for name in self.get_model_names(names) if self._has_gradient(name)]
         for name in names:
             average_gradients(self._models[name].parameters())
             if self.scaler is None:
@@ -158,6 +162,10 @@ class TrainerBase:
             self.scaler.update()
             if self.scaler.get_scale() < scale:
                 print(f"Step skipped: gradients overflowed at loss scale {scale:g}; it is lowered")
+
+    def _has_gradient(self, name: str) -> bool:
+        groups = [] if self._optims[name] is None else self._optims[name].param_groups
+        return any(p.grad is not None for group in groups for p in group["params"])
 
     def model_backward_and_update(
         self,
@@ -202,7 +210,7 @@ class TrainerBase:
 
     def convert_state_dict(self, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Weights as a checkpoint names them -> as model `name` does; drops class-dependent buffers of CoOp's."""
-        return {k: v for k, v in state_dict.items() if not k.endswith(("token_prefix", "token_suffix"))}
+        return {k: v for k, v in state_dict.items() if not k.endswith(CLASS_BUFFERS)}
 
     def save_model(
         self,
@@ -223,6 +231,8 @@ class TrainerBase:
         """
         if not is_main_process():
             return
+        if self._writer is not None:
+            self._writer.flush()  # the figures of a kept epoch must not be lost either
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -238,6 +248,11 @@ class TrainerBase:
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
 
+    def _epochs(self, directory: str) -> list[int]:
+        """Epochs of which a folder holds every model, ascending."""
+        found = [set(checkpoint_epochs(os.path.join(directory, name))) for name in self.get_model_names()]
+        return sorted(set.intersection(*found)) if found else []
+
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the newest epoch that all models have in a folder.
 
@@ -250,21 +265,23 @@ class TrainerBase:
         Raises:
             ValueError: The run there has another config, trainer or shape.
         """
-        names = self.get_model_names()
-        common = [set(checkpoint_epochs(os.path.join(directory, name))) for name in names]
-        epochs = set.intersection(*common) if common else set()
+        epochs = self._epochs(directory)
         if not epochs:
             return 0
-        epoch = max(epochs)
-        for name in names:
+        epoch = epochs[-1]
+        for name in self.get_model_names():
             path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
-            checkpoint = self._load_weights(name, path)
+            checkpoint = load_checkpoint(path)
             config = checkpoint.get("meta", {}).get("config")
-            if config is not None:
+            if config is not None:  # before the weights: the key that differs says more than a shape
                 check_same_config(config, self.cfg, directory)
+            self._load_weights(name, path, checkpoint)
             for target, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
-                if target is not None:
-                    target.load_state_dict(checkpoint[key])
+                if target is None:
+                    continue
+                if not checkpoint.get(key):
+                    raise ValueError(f"{path} holds no {key} state: it can be tested, but training cannot go on")
+                target.load_state_dict(checkpoint[key])
             if self.scaler is not None and checkpoint.get("scaler"):
                 self.scaler.load_state_dict(checkpoint["scaler"])
             self.best_result = checkpoint.get("best_result", self.best_result)
@@ -290,26 +307,30 @@ class TrainerBase:
             return
         if not directory:
             raise ValueError("no folder to load the model from: give --model-dir, a run's output folder")
-        best = epoch is None and self.cfg.TEST.FINAL_MODEL == "best_val"
+        epochs = self._epochs(directory)
+        if epoch is None and self.cfg.TEST.FINAL_MODEL == "best_val":
+            file = BEST_MODEL
+        else:
+            newest = epochs[-1] if epochs else "<epoch>"
+            file = f"model.pth.tar-{newest if epoch is None else epoch}"
         for name in names:
-            folder = os.path.join(directory, name)
-            epochs = checkpoint_epochs(folder)
-            chosen = epochs[-1] if epoch is None and epochs else epoch
-            path = os.path.join(folder, BEST_MODEL if best else f"model.pth.tar-{chosen}")
+            path = os.path.join(directory, name, file)
             if not os.path.isfile(path):
-                raise FileNotFoundError(f"no model at {path}; epochs in {folder}: {epochs or 'none'}")
-            checkpoint = self._load_weights(name, path)
+                raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}")
+            checkpoint = load_checkpoint(path)
+            self._load_weights(name, path, checkpoint)
             self.loaded_meta = checkpoint.get("meta", {})
             self.epoch = checkpoint["epoch"]
             print(f"Loaded {path} (epoch {checkpoint['epoch']})")
 
-    def _load_weights(self, name: str, path: str) -> dict[str, Any]:
-        checkpoint = load_checkpoint(path)
+    def _load_weights(self, name: str, path: str, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:
+            raise ValueError(f"{path} holds no state_dict; it holds {', '.join(map(str, checkpoint)) or 'nothing'}")
         try:
             self.check_checkpoint(checkpoint.get("meta", {}))
             given = self.convert_state_dict(name, checkpoint["state_dict"])
             own = self._models[name].state_dict()
-            problems = [f"missing {key}" for key in own if key not in given]
+            problems = [f"missing {key}" for key in own if key not in given and not key.endswith(CLASS_BUFFERS)]
             problems += [f"unexpected {key}" for key in given if key not in own]
             problems += [
                 f"{key} has shape {list(given[key].shape)}, not {list(own[key].shape)}"
@@ -318,17 +339,16 @@ class TrainerBase:
             ]
             if problems:
                 raise ValueError(f"its tensors do not fit {name}: {'; '.join(problems)}")
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        self._models[name].load_state_dict(given)
-        return checkpoint
+        self._models[name].load_state_dict({**own, **given})
 
     # Logs --------------------------------------------------------------------------------------------------------
 
-    def init_writer(self, log_dir: str, start_epoch: int | None = None, start_step: int = 0) -> None:
-        """Open TensorBoard and metrics.jsonl; figures from `start_epoch` on are dropped (a run that goes on)."""
+    def init_writer(self, log_dir: str, start_step: int | None = None) -> None:
+        """Open TensorBoard and metrics.jsonl; figures from `start_step` on are dropped (a run that goes on)."""
         if self._writer is None and is_main_process():
-            self._writer = MetricsLog(self.output_dir, log_dir, start_epoch, start_step)
+            self._writer = MetricsLog(self.output_dir, log_dir, start_step)
 
     def close_writer(self) -> None:
         """Close them."""
@@ -352,7 +372,9 @@ class TrainerBase:
         """Generic training: epochs start_epoch..max_epoch-1 between the hooks."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self._set_epoch()
             self.before_epoch()
             self._lr_updated = False
             self.run_epoch()
@@ -360,6 +382,14 @@ class TrainerBase:
                 self.update_lr()
             self.after_epoch()
         self.after_train()
+
+    def _set_epoch(self) -> None:
+        """Give the loaders this epoch's order and augmentations."""
+        for loader in (getattr(self, "train_loader_x", None), getattr(self, "train_loader_u", None)):
+            for part in ("sampler", "dataset"):
+                set_epoch = getattr(getattr(loader, part, None), "set_epoch", None)
+                if set_epoch is not None:
+                    set_epoch(self.epoch)
 
     def before_train(self) -> None:
         """Hook."""
@@ -425,6 +455,7 @@ class SimpleTrainer(TrainerBase):
         self.output_dir = cfg.OUTPUT_DIR
         self.results: dict[str, float] = {}
         self.loaded_meta: dict[str, Any] | None = None
+        self._trained = False
         self.train_time_sec = 0.0
         self.build_data_loader()
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
@@ -467,20 +498,21 @@ class SimpleTrainer(TrainerBase):
         }
 
     def train(self) -> None:  # type: ignore[override]
-        """Train from where the run stands to MAX_EPOCH, then test."""
-        super().train(self.start_epoch, self.max_epoch)
+        """Train from where the run stands to MAX_EPOCH, then test; without learnables, only test."""
+        self._trained = True
+        super().train(self.start_epoch, self.max_epoch if self._models else 0)
 
     def before_train(self) -> None:
         """Resume if there is something to resume from, open the logs, keep the few-shot list."""
         if self._models and self.train_loader_x is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no training images: it can only be tested on")
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if is_main_process() and self.start_epoch:
+            if self.cfg.RESUME:
+                self._copy_best_models(self.cfg.RESUME)
+            self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
-        self.init_writer(
-            os.path.join(self.output_dir, "tensorboard"),
-            self.start_epoch,
-            self.start_epoch * self.num_batches,
-        )
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
             data = self.dm.dataset
             picked = {
@@ -495,33 +527,40 @@ class SimpleTrainer(TrainerBase):
         self.train_time_sec = time.time() - self.time_start
         print(f"Training took {datetime.timedelta(seconds=round(self.train_time_sec))}")
         self.epoch = self.max_epoch if self._models else 0
+        self._eval_step = self.epoch * self.num_batches
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val" and self._models:
+                barrier()
                 self.load_model(self.output_dir)
             self.test()
         self.close_writer()
-
-    def before_epoch(self) -> None:
-        """Give the loader this epoch's order and augmentations."""
-        assert self.train_loader_x is not None
-        for part in (self.train_loader_x.sampler, self.train_loader_x.dataset):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.epoch)
 
     def after_epoch(self) -> None:
         """Validate if the best model counts; keep a checkpoint to resume from."""
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             done, self.epoch = self.epoch, self.epoch + 1
+            self._eval_step = self.epoch * self.num_batches - 1
             result = self.test(split="val")
             self.epoch = done
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST_MODEL)
         self.save_model(self.epoch, self.output_dir)
+        if is_main_process():
+            self._drop_checkpoint(self.epoch)  # the one before is no longer needed
+
+    def _drop_checkpoint(self, epochs_done: int) -> None:
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if is_main_process() and not (frequency > 0 and self.epoch % frequency == 0):
-            for name in self.get_model_names():  # the one before is no longer needed
-                Path(self.output_dir, name, f"model.pth.tar-{self.epoch}").unlink(missing_ok=True)
+        if not (frequency > 0 and epochs_done % frequency == 0):
+            for name in self.get_model_names():
+                Path(self.output_dir, name, f"model.pth.tar-{epochs_done}").unlink(missing_ok=True)
+
+    def _copy_best_models(self, directory: str) -> None:
+        for name in self.get_model_names():
+            best, own = Path(directory, name, BEST_MODEL), Path(self.output_dir, name, BEST_MODEL)
+            if best.is_file() and not own.is_file():
+                own.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(best, own)
 
     def run_epoch(self) -> None:
         """Train on all labelled batches once, with a bar on a terminal and plain lines elsewhere."""
@@ -541,11 +580,11 @@ class SimpleTrainer(TrainerBase):
             self.batch = batch
             data_time.update(time.time() - end)
             lr = self.get_current_lr()
-            summary = self.forward_backward(batch)
+            summary = self.forward_backward(batch) or {}
             batch_time.update(time.time() - end)
             losses.update(summary)
             step = self.epoch * self.num_batches + self.batch_idx
-            values = {name: meter.val for name, meter in losses.meters.items()} | {"lr": lr}
+            values = {name: losses.meters[name].val for name in summary} | {"lr": lr}
             if self._writer is not None:
                 self._writer.add("train", self.epoch + 1, step, values, batch=self.batch_idx + 1)
             left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
@@ -595,12 +634,14 @@ class SimpleTrainer(TrainerBase):
         self.results = dict(self.evaluator.evaluate())
         self.split = split
         if self._writer is not None:
-            self._writer.add(split, self.epoch, self.epoch * self.num_batches, self.results)
+            self._writer.add(split, self.epoch, self._eval_step, self.results)
+            self._writer.flush()
         return next(iter(self.results.values()))
 
     def result_record(self) -> dict[str, Any]:
         """Everything that tables need of this run's last evaluation, as plain values."""
-        cfg, meta = self.cfg, self.loaded_meta
+        cfg = self.cfg
+        meta = None if self._trained else self.loaded_meta
         keys = ("NAME", "SUBSAMPLE_CLASSES", "SOURCE_DOMAINS", "TARGET_DOMAINS", "NUM_SHOTS")
 
         def data_of(dataset: Any, seed: int) -> dict[str, Any]:
@@ -608,7 +649,7 @@ class SimpleTrainer(TrainerBase):
             return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items()} | {"seed": seed}
 
         own = data_of(cfg.DATASET, cfg.SEED)
-        trained = own if meta is None else None
+        trained = own if self._trained else None  # not known of weights that a trainer loaded its own way
         if meta and "config" in meta:
             trained = data_of(meta["config"]["DATASET"], meta["config"]["SEED"])
         per_class = self.evaluator.per_class if isinstance(self.evaluator, Classification) else {}
@@ -616,7 +657,7 @@ class SimpleTrainer(TrainerBase):
             "trainer": cfg.TRAINER.NAME,
             **own,
             "backbone": cfg.MODEL.BACKBONE.NAME,
-            "eval_only": meta is not None or not self._models,
+            "eval_only": not (self._trained and self._models),
             "train": trained if self._models else None,
             "epoch": self.epoch,
             "split": getattr(self, "split", cfg.TEST.SPLIT),

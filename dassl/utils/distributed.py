@@ -51,7 +51,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         dist.all_reduce(grad)
         return grad.chunk(get_world_size())[get_rank()]
 
@@ -69,6 +69,21 @@ def all_gather_with_grad(x: torch.Tensor) -> torch.Tensor:
         return x
     gathered: torch.Tensor = _Gather.apply(x)
     return gathered
+
+
+def broadcast_object(item: Any) -> Any:
+    """Rank 0's object in every process."""
+    if get_world_size() == 1:
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, 0)
+    return items[0]
+
+
+def barrier() -> None:
+    """Wait for all processes, e.g. until rank 0 has written a file that all read."""
+    if get_world_size() > 1:
+        dist.barrier()
 
 
 def gather_lists(items: list[Any]) -> list[Any]:

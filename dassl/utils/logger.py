@@ -17,7 +17,7 @@ class Tee:
     def __init__(self, path: str) -> None:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         self.console: TextIO = sys.stdout
-        self.file = open(path, "a")  # noqa: SIM115  lives as long as the run
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115  lives as long as the run; a kill loses no line
         sys.stdout = self
 
     def write(self, text: str) -> int:

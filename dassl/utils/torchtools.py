@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ class _Inert:
         pass
 
 
+def _plain_dict(*args: Any) -> dict[Any, Any]:
+    return {}  # an optimiser's state inside such an object; its items are then set one by one
+
+
+def _stand_in(name: str) -> Any:
+    """What a class named in a checkpoint is read as; None for one that is refused."""
+    if name.startswith(_INERT_PREFIXES):
+        return _Inert
+    return {"collections.defaultdict": _plain_dict, "builtins.dict": dict}.get(name)
+
+
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it.
 
@@ -82,19 +94,21 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f"checkpoint {fpath} does not exist")
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
-        code = [name for name in names if not name.startswith(_INERT_PREFIXES)]
-        if code:
-            raise ValueError(
-                f"checkpoint {fpath} is refused: besides tensors and plain values it holds {', '.join(code)}, "
-                "and unpickling such objects can run any code"
-            )
-        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
-            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
-    except ValueError:
-        raise
+        # Files of PyTorch before 1.6 are no zip archives and cannot be listed; reading them is as strict.
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath) if zipfile.is_zipfile(fpath) else []
+        stand_ins = {name: _stand_in(name) for name in names}
+        code = sorted(name for name, stand_in in stand_ins.items() if stand_in is None)
+        if not code:
+            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+                checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{fpath} is no readable checkpoint: {type(error).__name__}: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{fpath} is no readable checkpoint: {type(error).__name__}: {reason}") from error
+    if code:
+        raise ValueError(
+            f"checkpoint {fpath} is refused: besides tensors and plain values it holds {', '.join(code)}, "
+            "and unpickling such objects can run any code"
+        )
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
     return checkpoint
