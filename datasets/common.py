@@ -1,4 +1,4 @@
-"""What all data set readers share: splits, domains, few-shot picks, base and new classes.
+"""What all data set readers share: domains, few-shot picks, base and new classes; files and splits too, by import.
 
 The rules are those that CoOp's published numbers were made with, so the same split file, seed and number
 of shots give the same images. A reader lists its images; everything that follows happens here, once.
@@ -10,8 +10,7 @@ import json
 import math
 import os
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dassl.data.datasets import Datum
@@ -30,227 +29,21 @@ from .files import (  # noqa: F401  readers reach all of these through this modu
     require_images,
     write_json,
 )
+from .splits import (  # noqa: F401
+    Lists,
+    generator,
+    group_by_label,
+    load_or_make_split,
+    read_and_split_data,
+    read_class,
+    read_split,
+    save_split,
+    split_class,
+    split_trainval,
+)
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 VAL_SHOTS_MAX = 4  # images per class of the few-shot validation list, as in CoOp
-
-Lists = tuple[list[Datum], list[Datum], list[Datum]]
-
-
-# --------------------------------------------------------------------------------------------------- splits
-
-
-def read_split(filepath: str, path_prefix: str) -> Lists:
-    """Read a split file ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
-
-    Args:
-        filepath: the JSON file.
-        path_prefix: folder that the paths in the file are relative to.
-
-    Returns:
-        train, val and test in the order of the file.
-
-    Raises:
-        ValueError: the file is not JSON or has another structure.
-        FileNotFoundError: images that the file names are not there.
-    """
-    print(f"Reading split from {filepath}")
-    try:
-        with open(filepath, encoding="utf-8") as f:
-            split = json.load(f)
-        train, val, test = (
-            [Datum(impath=p, label=y, classname=c) for p, y, c in _entries(split[part], path_prefix)]
-            for part in ("train", "val", "test")
-        )
-    except (ValueError, KeyError, TypeError) as e:
-        raise ValueError(
-            f"Unreadable split file {filepath} ({type(e).__name__}: {e}). Expected a JSON object with "
-            'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
-            "Mend it, or delete it to have a new split drawn."
-        ) from e
-    require_images([d.impath for d in train + val + test], filepath)
-    return train, val, test
-
-
-def _entries(rows: Any, path_prefix: str) -> list[tuple[str, int, str]]:
-    entries = []
-    for path, label, classname in rows:
-        if not isinstance(path, str) or not isinstance(classname, str) or int(label) < 0:
-            raise ValueError(f"bad entry {[path, label, classname]}")
-        entries.append((os.path.join(path_prefix, path), int(label), classname))
-    return entries
-
-
-def save_split(
-    train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Datum], filepath: str, path_prefix: str
-) -> bool:
-    """Write a split file for `read_split`, atomically; an existing file is kept.
-
-    Args:
-        train: the training list.
-        val: the validation list.
-        test: the test list.
-        filepath: the JSON file.
-        path_prefix: folder that the written paths are relative to.
-
-    Returns:
-        False when it could not be written (one line says so).
-    """
-    split = {
-        part: [[relative(d.impath, path_prefix), d.label, d.classname] for d in items]
-        for part, items in (("train", train), ("val", val), ("test", test))
-    }
-    saved = write_json(split, filepath, "Split", keep_existing=True)
-    if saved:
-        print(f"Saved split to {filepath}")
-    return saved
-
-
-def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable[[Any], Lists]) -> Lists:
-    """Read the split file, or draw the split once and keep it.
-
-    As in CoOp the draw follows ``SEED``. The first of several runs that draw at once wins; the others read
-    its file.
-
-    Args:
-        cfg: the config.
-        split_path: the split file.
-        image_dir: folder that its paths are relative to.
-        make: gets a random generator and returns train, val, test.
-
-    Returns:
-        train, val and test.
-    """
-    if not os.path.exists(split_path):
-        train, val, test = make(generator(cfg.SEED))
-        require_images([d.impath for d in train + val + test], os.path.dirname(split_path))
-        if not save_split(train, val, test, split_path, image_dir):
-            print(f"This split holds for SEED {cfg.SEED} only; evaluate with the same seed.")
-            return train, val, test
-    return read_split(split_path, image_dir)
-
-
-def generator(seed: int) -> Any:
-    """A private generator that draws what Python's `random` draws after ``random.seed(seed)``.
-
-    A negative seed means "not seeded": then it is the `random` module itself.
-    """
-    return random if seed < 0 else random.Random(seed)
-
-
-def split_trainval(trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = random) -> tuple[list[Datum], list[Datum]]:
-    """Draw a validation part out of every class, as CoOp does for sets that come with train and test only.
-
-    Args:
-        trainval: the images, in any order.
-        p_val: share of each class that goes to validation, in (0, 1).
-        rng: random generator.
-
-    Returns:
-        train and val.
-
-    Raises:
-        ValueError: a class is too small to give an image to both.
-    """
-    by_label = group_by_label(trainval)
-    train: list[Datum] = []
-    val: list[Datum] = []
-    for items in by_label.values():
-        n_val = round(len(items) * p_val)
-        if not 0 < n_val < len(items):
-            raise ValueError(
-                f"Class {items[0].classname!r} has {len(items)} training image(s): too few to split off "
-                f"{p_val:.0%} for validation."
-            )
-        rng.shuffle(items)
-        val.extend(items[:n_val])
-        train.extend(items[n_val:])
-    return train, val
-
-
-def split_class(
-    images: list[str], name: str, p_trn: float = 0.5, p_val: float = 0.2, rng: Any = random
-) -> tuple[list[str], list[str], list[str]]:
-    """Shuffle one class's images (in place) and cut them into train, val and test.
-
-    Args:
-        images: paths.
-        name: the class, for the error.
-        p_trn: share of train.
-        p_val: share of val; the rest is test.
-        rng: random generator.
-
-    Returns:
-        train, val and test paths.
-
-    Raises:
-        ValueError: one of the three would be empty.
-    """
-    rng.shuffle(images)
-    n_train, n_val = round(len(images) * p_trn), round(len(images) * p_val)
-    parts = images[:n_train], images[n_train : n_train + n_val], images[n_train + n_val :]
-    if not all(parts):
-        raise ValueError(
-            f"Class {name!r} has {len(images)} image(s): too few for a split into {p_trn:.0%} train, "
-            f"{p_val:.0%} val and {1 - p_trn - p_val:.0%} test, which gives "
-            f"{len(parts[0])}, {len(parts[1])} and {len(parts[2])}."
-        )
-    return parts
-
-
-def read_and_split_data(
-    image_dir: str,
-    p_trn: float = 0.5,
-    p_val: float = 0.2,
-    ignored: Sequence[str] = (),
-    new_cnames: dict[str, str] | None = None,
-    rng: Any = random,
-) -> Lists:
-    """List ``image_dir/class/image`` and split every class, as CoOp does for sets without official splits.
-
-    Args:
-        image_dir: folder with one folder per class; labels follow the sorted folder names.
-        p_trn: share of train.
-        p_val: share of val; the rest is test.
-        ignored: folder names to leave out.
-        new_cnames: class names for folders whose own name will not do.
-        rng: random generator.
-
-    Returns:
-        train, val and test.
-    """
-    folders = [f for f in list_folders(image_dir) if f not in ignored]
-    if not folders:
-        raise ValueError(f"No class folders in {image_dir}.")
-    train: list[Datum] = []
-    val: list[Datum] = []
-    test: list[Datum] = []
-    for label, folder in enumerate(folders):
-        images = [d.impath for d in read_class(os.path.join(image_dir, folder), label, folder)]
-        classname = (new_cnames or {}).get(folder, folder)
-        parts = split_class(images, folder, p_trn, p_val, rng)
-        for items, part in zip((train, val, test), parts, strict=True):
-            items.extend(Datum(impath=p, label=label, classname=classname) for p in part)
-    return train, val, test
-
-
-def read_class(folder: str, label: int, classname: str) -> list[Datum]:
-    """All images of one class folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: the folder holds no image.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"The folder {folder} of class {classname!r} is missing.")
-    paths = [os.path.join(folder, n) for n in list_images(folder)]
-    if not paths:
-        allowed = ", ".join(IMAGE_EXTENSIONS)
-        raise ValueError(f"The folder {folder} of class {classname!r} holds no image ({allowed}).")
-    return [Datum(impath=p, label=label, classname=classname) for p in paths]
-
-
-# -------------------------------------------------------------------------- domains, few-shot, base and new
 
 
 def choose_domains(cfg: Any, domains: Sequence[str], name: str) -> tuple[list[str], list[str]]:
@@ -424,14 +217,6 @@ def pick_few_shot(items: Sequence[Datum], shots: int, rng: Any = random) -> list
     for group in group_by_label(items).values():
         picked.extend(rng.sample(group, shots) if len(group) >= shots else group)
     return picked
-
-
-def group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
-    """The items of each label; labels in the order in which they first occur."""
-    groups: dict[int, list[Datum]] = defaultdict(list)
-    for item in items:
-        groups[item.label].append(item)
-    return groups
 
 
 def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> list[list[Datum]]:

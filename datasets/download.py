@@ -174,13 +174,14 @@ def is_archive(path: str) -> bool:
     return path.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
 
-def unpack(archive: str, folder: str, only: Sequence[str] = ()) -> None:
+def unpack(archive: str, folder: str, only: Sequence[str] = (), bar: bool = True) -> None:
     """Unpack the regular files of an archive; links and devices are left out.
 
     Args:
         archive: a zip or tar file.
         folder: a new, empty folder, to be thrown away by the caller after an error.
         only: files or folders to unpack, at any depth of the archive; all when empty.
+        bar: show the progress.
 
     Raises:
         UnpackError: the archive is damaged, or a name in it would leave the folder.
@@ -189,9 +190,9 @@ def unpack(archive: str, folder: str, only: Sequence[str] = ()) -> None:
     left_out = 0
     title = f"Unpacking {os.path.basename(archive)}"
     try:
-        with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title) as bar:
+        with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title, disable=not bar) as shown:
             members = _zip_members if archive.endswith(".zip") else _tar_members
-            for name, source in members(archive, bar):
+            for name, source in members(archive, shown):
                 if source is None:
                     left_out += 1
                     continue

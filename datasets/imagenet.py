@@ -23,7 +23,8 @@ class ImageNet(DatasetBase):
             classnames.txt                  lines "<wnid> <class name>"
 
     Official counts: 1,000 classes; 1,281,167 train, 50,000 test images. The official validation images are
-    the test images, and also stand in as val, as in CoOp.
+    the test images, and also stand in as val, as in CoOp. Images are listed sorted by name; CoOp takes the
+    order of the file system here, so its few-shot picks of ImageNet differ from machine to machine.
     """
 
     dataset_dir = "imagenet"

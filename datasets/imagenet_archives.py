@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import tarfile
 import tempfile
+
+from tqdm import tqdm
 
 from .common import read_lines
 from .download import DownloadError, UnpackError, checksum, unpack
@@ -15,11 +18,12 @@ ARCHIVES = {
 }
 
 
-def unpack_imagenet(folder: str) -> None:
+def unpack_imagenet(folder: str, scratch_dir: str) -> None:
     """Unpack what of the three archives lies in `folder` into ``images/train`` and ``images/val``.
 
     Args:
         folder: the set's folder.
+        scratch_dir: a folder on the same disk for unfinished work.
 
     Raises:
         DownloadError: an archive is not the published one.
@@ -35,7 +39,7 @@ def unpack_imagenet(folder: str) -> None:
                 raise DownloadError(f"{path} is not the published file (its MD5 differs).")
             paths[key] = path
     os.makedirs(os.path.join(folder, "images"), exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=scratch_dir) as scratch:
         if "train" in paths:
             _unpack_train(paths["train"], scratch)
             os.replace(os.path.join(scratch, "train"), os.path.join(folder, "images", "train"))
@@ -47,12 +51,21 @@ def unpack_imagenet(folder: str) -> None:
 
 
 def _unpack_train(archive: str, scratch: str) -> None:
-    """One archive of 1,000 archives, each of one class."""
-    unpack(archive, os.path.join(scratch, "tars"))
-    for name in sorted(os.listdir(os.path.join(scratch, "tars"))):
-        inner = os.path.join(scratch, "tars", name)
-        unpack(inner, os.path.join(scratch, "train", name.removesuffix(".tar")))
-        os.remove(inner)
+    """One archive of 1,000 archives, each of one class; taken one by one, as all of them would double the space."""
+    try:
+        with tarfile.open(archive) as outer:
+            for member in tqdm(outer, total=1000, unit="class", desc="Unpacking train"):
+                name = os.path.basename(member.name)
+                source = outer.extractfile(member) if name.endswith(".tar") else None
+                if source is None:
+                    continue
+                inner = os.path.join(scratch, name)
+                with source, open(inner, "wb") as f:
+                    shutil.copyfileobj(source, f)
+                unpack(inner, os.path.join(scratch, "train", name.removesuffix(".tar")), bar=False)
+                os.remove(inner)
+    except tarfile.TarError as e:
+        raise UnpackError(f"{archive} is damaged ({e}).") from e
 
 
 def _unpack_val(archive: str, devkit: str, scratch: str) -> None:

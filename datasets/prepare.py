@@ -6,6 +6,7 @@ interrupted goes on where it stopped, and a second call does nothing. Addresses 
 
 import argparse
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -48,6 +49,8 @@ def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = F
     os.makedirs(downloads, exist_ok=True)
     problems: list[str] = []
     with alone_in(folder):
+        for left_by_a_kill in glob.glob(os.path.join(glob.escape(downloads), "unpack-*")):
+            shutil.rmtree(left_by_a_kill)
         for part in entry["parts"]:
             problems.extend(_prepare_part(stem, root, folder, part))
         if missing_parts(entry, folder):
@@ -62,20 +65,19 @@ def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any]) -> li
     def missing() -> list[str]:
         return [need for need in part["needs"] if not is_there(os.path.join(folder, need))]
 
-    problems: list[str] = []
     if missing():
         _copy_from_others(root, folder, part)
     attempts = [lambda s=source: _get(s, folder, missing()) for source in part["sources"]]
     if stem == "imagenet":
-        attempts.insert(0, lambda: unpack_imagenet(folder))
+        attempts.insert(0, lambda: unpack_imagenet(folder, os.path.join(folder, DOWNLOADS)))
     for attempt in attempts:
         if not missing():
             return []
         try:
             attempt()
         except (DownloadError, UnpackError) as e:
-            problems.append(str(e))
-    return [f"{os.path.join(folder, need)} is missing." for need in missing()] + problems if missing() else []
+            print(f"  {e}", file=sys.stderr)
+    return [f"{os.path.join(folder, need)} is missing." for need in missing()]
 
 
 def _copy_from_others(root: str, folder: str, part: dict[str, Any]) -> None:
