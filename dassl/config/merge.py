@@ -38,7 +38,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
         raise FileNotFoundError(f"config file {path} does not exist")
     try:
         tree = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if tree is not None and not isinstance(tree, dict):
         raise ValueError(f"{path} must hold KEY: VALUE pairs, got a {type(tree).__name__}")
@@ -75,11 +75,13 @@ def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
         inside = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
         if inside:
             raise ValueError(f"{key} in {origin} is a group of keys, not one; it holds {', '.join(inside)}")
-        close = difflib.get_close_matches(key, leaves, n=3, cutoff=0.6)
-        last = key.rpartition(".")[2]
+        close = difflib.get_close_matches(key.upper(), leaves, n=3, cutoff=0.6)
+        last = key.upper().rpartition(".")[2]
         close += [leaf for leaf in leaves if leaf.rpartition(".")[2] == last and leaf not in close][:2]
         hint = f"; did you mean {', '.join(close)}?" if close else f"; groups: {', '.join(cfg)}"
         raise ValueError(f"unknown config key {key} in {origin}{hint}")
+    if cfg.is_frozen():  # item assignment below would not notice
+        raise AttributeError(f"{key} cannot be set from {origin}: the config is frozen")
     *path, leaf = key.split(".")
     node = cfg
     for part in path:
@@ -92,7 +94,7 @@ def _coerce(key: str, value: Any, current: Any, origin: str) -> Any:
     if isinstance(value, str):
         try:
             value = literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             value = {"true": True, "false": False}.get(value.lower(), value)
         if isinstance(current, str) and not isinstance(value, str):
             value = given  # a name that reads like a number stays a name

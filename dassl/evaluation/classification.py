@@ -96,7 +96,8 @@ class Classification(EvaluatorBase):
         results = OrderedDict(accuracy=accuracy, error_rate=100 - accuracy, macro_f1=100 * f1.mean().item())
         recall = 100 * hits / support.clamp(min=1)
         for label in present.nonzero().flatten().tolist():
-            self.per_class[self._lab2cname.get(label, str(label))] = recall[label].item()
+            name = self._lab2cname.get(label, str(label))
+            self.per_class[f"{name} ({label})" if name in self.per_class else name] = recall[label].item()
         print(
             f"=> result\n* total: {len(true):,}\n* correct: {int(hits.sum()):,}\n* accuracy: {accuracy:.1f}%\n"
             f"* error: {100 - accuracy:.1f}%\n* macro_f1: {results['macro_f1']:.1f}%"

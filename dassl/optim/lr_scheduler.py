@@ -128,7 +128,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler 
     scheduler: LRScheduler
     if name == "single_step":
         size = optim_cfg.STEPSIZE
-        size = size[-1] if isinstance(size, list | tuple) else size
+        size = size[-1] if isinstance(size, list | tuple) and size else size
         if not isinstance(size, int):
             raise ValueError(f"OPTIM.STEPSIZE must hold an integer for single_step, got {size!r}")
         scheduler = StepLR(optimizer, step_size=size if size > 0 else max_epoch, gamma=optim_cfg.GAMMA)

@@ -228,9 +228,19 @@ def free_port() -> str:
 def in_two_processes(job: Callable[[], Any]) -> None:
     """Do `job` in two processes with torchrun's environment; fails if one of them does."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    pids = [in_child(job, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
-    codes = [wait_for(pid) for pid in pids]
-    assert codes == [0, 0], f"processes ended with {codes}; see their stderr"
+    running = {in_child(job, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)}
+    deadline = time.time() + 60
+    while running:
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                running.remove(pid)
+            if (ended and status) or time.time() > deadline:  # the other one would wait for it for long
+                for other in running:
+                    os.kill(other, signal.SIGKILL)
+                    os.waitpid(other, 0)
+                raise AssertionError("a process failed, see stderr" if ended else "the processes hang")
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

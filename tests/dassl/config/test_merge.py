@@ -1,0 +1,232 @@
+"""Merging: what is accepted, and that each mistake is one error naming key, value and what is allowed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from yacs.config import CfgNode
+
+from dassl.config import flatten, get_cfg_default, merge_file, merge_opts
+
+WriteYaml = Callable[[str], str]
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    return get_cfg_default()
+
+
+@pytest.fixture
+def write_yaml(tmp_path: Path) -> WriteYaml:
+    def write(text: str) -> str:
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def leaf(cfg: CfgNode, key: str) -> Any:
+    return flatten(cfg)[key]
+
+
+# Accepted -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "expected"),
+    [
+        ("OPTIM.LR", "0.002", 0.002),
+        ("OPTIM.LR", "1e-5", 1e-5),
+        ("OPTIM.LR", "1", 1.0),
+        ("OPTIM.LR", 1, 1.0),
+        ("OPTIM.MAX_EPOCH", "50", 50),
+        ("OPTIM.MAX_EPOCH", "-1", -1),
+        ("USE_CUDA", "False", False),
+        ("USE_CUDA", "false", False),
+        ("VERBOSE", "TRUE", True),
+        ("INPUT.SIZE", "(32, 32)", (32, 32)),
+        ("INPUT.SIZE", "[32, 32]", (32, 32)),
+        ("INPUT.SIZE", [32, 32], (32, 32)),
+        ("INPUT.SIZE", "32,32", (32, 32)),
+        ("INPUT.PIXEL_MEAN", "(0, 0, 0)", [0, 0, 0]),
+        ("INPUT.TRANSFORMS", "['random_flip']", ("random_flip",)),
+        ("DATASET.SOURCE_DOMAINS", "()", ()),
+        ("DATASET.NAME", "123", "123"),
+        ("DATASET.NAME", "1e-5", "1e-5"),
+        ("DATASET.NAME", "None", "None"),
+        ("DATASET.NAME", "True", "True"),
+        ("DATASET.NAME", "'quoted'", "quoted"),
+        ("DATASET.NAME", "", ""),
+        ("DATASET.ROOT", "{[]: 1}", "{[]: 1}"),
+        ("MODEL.BACKBONE.NAME", "ViT-B/16", "ViT-B/16"),
+    ],
+)
+def test_override_takes_the_type_of_the_default(key: str, given: Any, expected: Any, cfg: CfgNode) -> None:
+    merge_opts(cfg, [key, given])
+    assert leaf(cfg, key) == expected
+    assert type(leaf(cfg, key)) is type(expected)
+
+
+def test_later_override_wins(cfg: CfgNode) -> None:
+    merge_opts(cfg, ["SEED", "1", "SEED", "2"])
+    assert cfg.SEED == 2
+
+
+def test_key_whose_default_is_none_takes_anything(cfg: CfgNode) -> None:
+    cfg.ANY = None
+    merge_opts(cfg, ["ANY", "(1, 'a')"])
+    assert cfg.ANY == (1, "a")
+
+
+def test_yaml_file_changes_the_named_keys_only(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    before = flatten(cfg)
+    text = (
+        "OPTIM:\n  LR: 1e-5\n  MAX_EPOCH: 7\nINPUT:\n  SIZE: [32, 32]\nUSE_CUDA: no\nMODEL:\n  BACKBONE: {NAME: tiny}\n"
+    )
+    merge_file(cfg, write_yaml(text))
+    changed = {key: value for key, value in flatten(cfg).items() if value != before[key]}
+    assert changed == {
+        "OPTIM.LR": 1e-5,
+        "OPTIM.MAX_EPOCH": 7,
+        "INPUT.SIZE": (32, 32),
+        "USE_CUDA": False,
+        "MODEL.BACKBONE.NAME": "tiny",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a remark\n", "{}"])
+def test_empty_file_changes_nothing(text: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    merge_file(cfg, write_yaml(text))
+    assert cfg == get_cfg_default()
+
+
+def test_every_default_survives_a_round_trip_through_yaml(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    merge_file(cfg, write_yaml(cfg.dump()))
+    assert cfg == get_cfg_default()
+
+
+def test_defaults_are_fresh_each_time() -> None:
+    get_cfg_default().INPUT.PIXEL_MEAN.append(1)
+    assert len(get_cfg_default().INPUT.PIXEL_MEAN) == 3
+
+
+def test_flatten_names_leaves_by_path(cfg: CfgNode) -> None:
+    leaves = flatten(cfg)
+    assert leaves["DATALOADER.TRAIN_X.BATCH_SIZE"] == 32
+    assert not any(isinstance(value, CfgNode) for value in leaves.values())
+
+
+# Refused ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "suggested"),
+    [
+        ("OPTIM.LRR", "OPTIM.LR"),
+        ("OPTIM.MAX_EPOCHS", "OPTIM.MAX_EPOCH"),
+        ("DATASET.NUM_SHOT", "DATASET.NUM_SHOTS"),
+        ("optim.lr", "OPTIM.LR"),
+        ("NUM_SHOTS", "DATASET.NUM_SHOTS"),
+        ("TRAIN.BATCH_SIZE", "DATALOADER.TRAIN_X.BATCH_SIZE"),
+    ],
+)
+def test_unknown_key_names_close_matches(key: str, suggested: str, cfg: CfgNode) -> None:
+    with pytest.raises(ValueError, match=f"unknown config key {key} in the command line; did you mean ") as caught:
+        merge_opts(cfg, [key, "1"])
+    assert suggested in str(caught.value).partition("did you mean ")[2].rstrip("?").split(", ")
+
+
+def test_unknown_key_without_a_close_match_lists_the_groups(cfg: CfgNode) -> None:
+    with pytest.raises(ValueError, match="unknown config key QQQQ .*groups: .*OPTIM"):
+        merge_opts(cfg, ["QQQQ", "1"])
+
+
+def test_unknown_key_in_a_file_names_the_file(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml("OPTIM:\n  LRR: 1\n")
+    with pytest.raises(ValueError, match=f"unknown config key OPTIM.LRR in {path}; did you mean .*OPTIM.LR"):
+        merge_file(cfg, path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted", "got"),
+    [
+        ("OPTIM.LR", "fast", "float", "'fast' of type str"),
+        ("OPTIM.LR", "True", "float", "'True' of type bool"),
+        ("OPTIM.MAX_EPOCH", "5.5", "int", "'5.5' of type float"),
+        ("OPTIM.MAX_EPOCH", "True", "int", "'True' of type bool"),
+        ("OPTIM.MAX_EPOCH", "", "int", "'' of type str"),
+        ("USE_CUDA", "1", "bool", "'1' of type int"),
+        ("USE_CUDA", "maybe", "bool", "'maybe' of type str"),
+        ("INPUT.SIZE", "32", "tuple or list", "'32' of type int"),
+        ("INPUT.TRANSFORMS", "random_flip", "tuple or list", "'random_flip' of type str"),
+        ("DATASET.NAME", 5, "str", "5 of type int"),
+        ("DATASET.NAME", ["a"], "str", "['a'] of type list"),
+    ],
+)
+def test_wrong_type_names_key_value_and_type(key: str, value: Any, wanted: str, got: str, cfg: CfgNode) -> None:
+    default = leaf(cfg, key)
+    with pytest.raises(ValueError, match="must be of type") as caught:
+        merge_opts(cfg, [key, value])
+    message = f"{key} in the command line must be of type {wanted} (default {default!r}), got {got}"
+    assert str(caught.value) == message
+    assert leaf(cfg, key) == default
+
+
+def test_wrong_type_in_a_file_names_the_file(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml("OPTIM:\n  MAX_EPOCH: many\n")
+    with pytest.raises(ValueError, match=f"OPTIM.MAX_EPOCH in {path} must be of type int"):
+        merge_file(cfg, path)
+
+
+@pytest.mark.parametrize("opts", [["SEED"], ["SEED", "1", "OPTIM.LR"]])
+def test_key_without_a_value_shows_the_words(opts: list[str], cfg: CfgNode) -> None:
+    with pytest.raises(ValueError, match=f"KEY VALUE pairs, got {len(opts)} words: {' '.join(opts)}"):
+        merge_opts(cfg, opts)
+    assert cfg == get_cfg_default()
+
+
+def test_value_for_a_group_lists_its_keys(cfg: CfgNode) -> None:
+    with pytest.raises(ValueError, match="MODEL.BACKBONE .*is a group of keys.*MODEL.BACKBONE.NAME"):
+        merge_opts(cfg, ["MODEL.BACKBONE", "tiny"])
+
+
+def test_group_where_a_value_belongs_is_refused(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    with pytest.raises(ValueError, match="unknown config key SEED.A"):
+        merge_file(cfg, write_yaml("SEED:\n  A: 1\n"))
+
+
+def test_missing_file_is_named(cfg: CfgNode, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"config file {tmp_path}/none.yaml does not exist"):
+        merge_file(cfg, f"{tmp_path}/none.yaml")
+
+
+@pytest.mark.parametrize("text", ["OPTIM: [1, 2", "OPTIM:\n\tLR: 1", "a: b: c", "!!python/object/apply:os.getcwd []"])
+def test_broken_yaml_names_the_file_and_runs_nothing(text: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml(text)
+    with pytest.raises(ValueError, match=f"{path} is not valid YAML") as caught:
+        merge_file(cfg, path)
+    assert isinstance(caught.value.__cause__, yaml.YAMLError)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- OPTIM\n", "list"), ("just words\n", "str"), ("5\n", "int")])
+def test_yaml_that_is_no_mapping_is_refused(text: str, kind: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml(text)
+    with pytest.raises(ValueError, match=f"{path} must hold KEY: VALUE pairs, got a {kind}"):
+        merge_file(cfg, path)
+
+
+def test_file_that_is_no_text_is_named(cfg: CfgNode, tmp_path: Path) -> None:
+    path = tmp_path / "image.yaml"
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ValueError, match=str(path)):
+        merge_file(cfg, str(path))
+
+
+def test_frozen_config_is_not_changed(cfg: CfgNode) -> None:
+    cfg.freeze()
+    with pytest.raises(AttributeError, match="OPTIM.LR"):
+        merge_opts(cfg, ["OPTIM.LR", "1"])
+    assert cfg == get_cfg_default()

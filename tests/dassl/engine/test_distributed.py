@@ -1,0 +1,110 @@
+"""Two processes train as one does. They are forked here and talk over gloo, as torchrun's would."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dassl_toy as toy
+import pytest
+import torch
+from torch import nn
+
+from dassl.engine import build_trainer, run
+from dassl.utils.distributed import get_rank, get_world_size
+
+pytestmark = pytest.mark.slow
+MakeCfg = Callable[..., Any]
+
+
+def train_and_keep_weights(cfg: Any) -> None:
+    with run(cfg) as this_run:
+        trainer = build_trainer(cfg)
+        trainer.train()
+        assert get_world_size() == 2
+        seen = [path for path in trainer.seen_in_test]
+        torch.save(
+            {"weights": trainer.model.state_dict(), "results": trainer.results, "seen": seen, "seed": cfg.SEED},
+            Path(cfg.OUTPUT_DIR, f"rank{get_rank()}.pt"),
+        )
+        this_run.finish(trainer.result_record())
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers keep the paths of the test images they saw; each process starts from weights of its own."""
+    parse, build = toy.ToyTrainer.parse_batch_test, toy.ToyTrainer.build_model
+
+    def parse_batch_test(self: Any, batch: Any) -> Any:
+        self.seen_in_test = [*getattr(self, "seen_in_test", []), *batch["impath"]]
+        return parse(self, batch)
+
+    def build_model(self: Any) -> None:
+        build(self)
+        with torch.no_grad():
+            self.head.bias.add_(get_rank())
+
+    monkeypatch.setattr(toy.ToyTrainer, "parse_batch_test", parse_batch_test)
+    monkeypatch.setattr(toy.ToyTrainer, "build_model", build_model)
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        (),
+        ("TRAINER.TOY.PREC", "amp", "TRAINER.TOY.TWO_MODELS", "True"),
+        ("TEST.FINAL_MODEL", "best_val"),
+        ("SEED", "-1"),
+    ],
+)
+def test_weights_stay_equal_and_every_test_image_is_counted_once(
+    opts: tuple[str, ...], make_cfg: MakeCfg, tmp_path: Path, watched: None
+) -> None:
+    cfg = make_cfg(*opts, "DATALOADER.TRAIN_X.BATCH_SIZE", "2")
+    toy.in_two_processes(lambda: train_and_keep_weights(cfg))
+    ranks = [torch.load(tmp_path / "run" / f"rank{rank}.pt") for rank in range(2)]
+    assert ranks[0]["seed"] == ranks[1]["seed"] >= 0
+    for key, tensor in ranks[0]["weights"].items():
+        assert torch.equal(tensor, ranks[1]["weights"][key]), key
+    assert ranks[0]["results"] == ranks[1]["results"]
+    of_test = [[path for path in rank["seen"] if "/test/" in path] for rank in ranks]
+    assert sorted(map(len, of_test)) == [4, 5]
+    assert len(set(of_test[0] + of_test[1])) == 9
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["num_images"] == 9
+    assert results["results"]["accuracy"] in [pytest.approx(100 * hits / 9) for hits in range(10)]
+    assert len(toy.read_metrics(tmp_path / "run")) >= 10
+    assert (tmp_path / "run" / "done").exists()
+
+
+def test_processes_share_out_the_training_images_of_an_epoch(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    def keep_order() -> None:
+        cfg = make_cfg("DATALOADER.TRAIN_X.BATCH_SIZE", "2")
+        with run(cfg):
+            loader = build_trainer(cfg).train_loader_x
+            order = [index for batch in loader for index in batch["index"].tolist()]
+            Path(cfg.OUTPUT_DIR, f"order{get_rank()}.json").write_text(json.dumps(order))
+
+    toy.in_two_processes(keep_order)
+    orders = [json.loads((tmp_path / "run" / f"order{rank}.json").read_text()) for rank in range(2)]
+    assert [len(order) for order in orders] == [6, 6]  # 15 images: 7 each, in whole batches of 2
+    assert len(set(orders[0] + orders[1])) == 12
+
+
+def test_two_processes_take_the_step_of_one_with_the_whole_batch(
+    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without dropout and random crops the mean gradient over both halves is that of the whole batch.
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    opts = ("INPUT.TRANSFORMS", "('normalize',)", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler")
+
+    def train(folder: str, batch_size: int) -> None:
+        cfg = make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / folder), "DATALOADER.TRAIN_X.BATCH_SIZE", str(batch_size))
+        with run(cfg):
+            build_trainer(cfg).train()
+
+    toy.in_two_processes(lambda: train("two", 2))
+    train("one", 4)
+    one, two = (torch.load(tmp_path / name / "model" / "model.pth.tar-3")["state_dict"] for name in ("one", "two"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,210 @@
+"""What a run leaves behind, and that its figures agree everywhere."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dassl_toy as toy
+import numpy as np
+import pytest
+import yaml
+
+from dassl.engine import Run, build_trainer, run
+from dassl.utils.tools import versions
+
+MakeCfg = Callable[..., Any]
+RESULT_KEYS = {
+    *("schema", "config", "trainer", "dataset", "subsample_classes", "source_domains", "target_domains", "num_shots"),
+    *("seed", "backbone", "eval_only", "train", "epoch", "split", "num_classes", "num_images", "results", "per_class"),
+    "train_time_sec",
+}
+
+
+def figures(text: str) -> list[dict[str, float]]:
+    """Epoch, batch, last values and rate of every training line that was printed."""
+    pattern = r"epoch \[(\d+)/3\] batch \[(\d+)/3\] .*? loss ([\d.]+) \(.*?\) acc ([\d.]+) \(.*?\) lr ([\de.+-]+) eta"
+    names = ("epoch", "batch", "loss", "acc", "lr")
+    return [dict(zip(names, map(float, found), strict=True)) for found in re.findall(pattern, text)]
+
+
+@pytest.mark.parametrize("final", ["last_step", "best_val"])
+def test_console_log_metrics_and_tensorboard_carry_the_same_figures(
+    final: str, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run_toy(make_cfg("TRAIN.PRINT_FREQ", "1", "TEST.FINAL_MODEL", final))
+    folder, printed = tmp_path / "run", capsys.readouterr().out
+    records = toy.read_metrics(folder)
+    train = [record for record in records if record["split"] == "train"]
+    assert [record["step"] for record in train] == list(range(9))
+    assert [(record["epoch"], record["batch"]) for record in train] == [(e, b) for e in (1, 2, 3) for b in (1, 2, 3)]
+    for text in (printed, (folder / "log.txt").read_text()):
+        lines = figures(text)
+        assert len(lines) == 9
+        for line, record in zip(lines, train, strict=True):
+            assert line == pytest.approx({name: record[name] for name in line}, abs=6e-5, rel=6e-5)
+    board = toy.read_board(folder)
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        for name in record.keys() - {"split", "epoch", "step", "batch"}:
+            expected.setdefault(f"{record['split']}/{name}", []).append(
+                (record["step"], float(np.float32(record[name])))
+            )
+    assert board == expected
+    assert {tag.split("/")[0] for tag in board} == (
+        {"train", "val", "test"} if final == "best_val" else {"train", "test"}
+    )
+    last = records[-1]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["results"] == {name: last[name] for name in results["results"]}
+    accuracies = re.findall(r"\* accuracy: ([\d.]+)%", printed)
+    assert accuracies == [f"{record['accuracy']:.1f}" for record in records if record["split"] != "train"]
+
+
+def test_printed_averages_are_those_of_the_epoch_so_far(
+    make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run_toy(make_cfg("TRAIN.PRINT_FREQ", "2"))
+    printed = re.findall(r"epoch \[(\d)/3\] batch \[(\d)/3\].*? loss [\d.]+ \(([\d.]+)\)", capsys.readouterr().out)
+    assert [(epoch, batch) for epoch, batch, _ in printed] == [(e, b) for e in "123" for b in "23"]
+    train = [record for record in toy.read_metrics(tmp_path / "run") if record["split"] == "train"]
+    for epoch, batch, average in printed:
+        losses = [r["loss"] for r in train if r["epoch"] == int(epoch) and r["batch"] <= int(batch)]
+        assert float(average) == pytest.approx(sum(losses) / len(losses), abs=6e-5)
+
+
+def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    cfg = make_cfg("DATASET.NUM_SHOTS", "2", "TEST.COMPUTE_CMAT", "True")
+    trainer = toy.run_toy(cfg)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.yaml", "env.json", "log.txt", "tensorboard", "metrics.jsonl", "few_shot.json", "model"),
+        *("results.json", "done", "cmat.pt"),
+    }
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == yaml.safe_load(cfg.dump())
+    env = json.loads((folder / "env.json").read_text())
+    assert env["command"] == "python train.py --toy"
+    assert env["seed"] == 1
+    assert env["versions"] == versions()
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", env["commit"])
+    few = json.loads((folder / "few_shot.json").read_text())
+    data = trainer.dm.dataset
+    assert len(few["train"]) == 6
+    for split, items in (("train", data.train_x), ("val", data.val)):
+        assert few[split] == [[item.impath, item.label, item.classname] for item in items]
+    log = (folder / "log.txt").read_text()
+    assert "python train.py --toy" in log and "MAX_EPOCH: 3" in log
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results) == RESULT_KEYS
+    expected = {
+        **{"schema": 1, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
+        **{"source_domains": [], "target_domains": [], "num_shots": 2, "seed": 1, "eval_only": False, "epoch": 3},
+        **{"split": "test", "num_classes": 3, "num_images": 9},
+    }
+    assert {key: results[key] for key in expected} == expected
+    assert set(results["train"]) == {
+        *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed"),
+    }
+    assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1"}
+    assert set(results["per_class"]) == {"blue", "green", "red"}
+    assert results["train_time_sec"] > 0
+
+
+def test_all_images_leave_no_few_shot_list(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    toy.run_toy(make_cfg())
+    assert not (tmp_path / "run" / "few_shot.json").exists()
+
+
+def test_done_is_written_last(make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    replace = os.replace
+
+    def record(source: Any, target: Any) -> None:
+        written.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
+    toy.run_toy(make_cfg())
+    assert written[-2:] == ["results.json", "done"]
+    assert written.count("done") == 1
+
+
+def test_error_leaves_failed_json_and_the_traceback_in_the_log_and_no_done(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    toy.run_toy(make_cfg())
+    with pytest.raises(RuntimeError, match="told to fail"), run(make_cfg()):
+        raise RuntimeError("told to fail")
+    failure = json.loads((folder / "failed.json").read_text())
+    assert failure["error"] == "RuntimeError: told to fail"
+    assert set(failure) == {"error", "when"}
+    assert not (folder / "done").exists()
+    log = (folder / "log.txt").read_text()
+    assert "Traceback" in log and "RuntimeError: told to fail" in log
+    toy.run_toy(make_cfg())
+    assert (folder / "done").exists() and not (folder / "failed.json").exists()
+
+
+def test_interrupt_counts_as_a_failure(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), run(make_cfg()):
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "run" / "failed.json").read_text())["error"].startswith("KeyboardInterrupt")
+
+
+def test_stdout_is_given_back(make_cfg: MakeCfg) -> None:
+    before = sys.stdout
+    with run(make_cfg()):
+        assert sys.stdout is not before
+    assert sys.stdout is before
+    with pytest.raises(RuntimeError), run(make_cfg()):
+        raise RuntimeError
+    assert sys.stdout is before
+
+
+def test_config_as_changed_by_the_trainer_is_kept(
+    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = toy.ToyTrainer.build_data_loader
+
+    def build_data_loader(self: Any) -> None:
+        self.cfg.defrost()
+        self.cfg.INPUT.SIZE = (6, 6)
+        self.cfg.freeze()
+        build(self)
+
+    monkeypatch.setattr(toy.ToyTrainer, "build_data_loader", build_data_loader)
+    toy.run_toy(make_cfg())
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["INPUT"]["SIZE"] == [6, 6]
+    assert toy.run_toy(make_cfg()).start_epoch == toy.EPOCHS
+
+
+def test_evaluation_keeps_its_figures_on_disk_at_once(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    toy.run_toy(make_cfg())
+    folder = tmp_path / "eval"
+    trainer = build_trainer(make_cfg("OUTPUT_DIR", str(folder)))
+    trainer.load_model(str(tmp_path / "run"))
+    trainer.test()  # nothing is closed or flushed afterwards
+    assert toy.read_metrics(folder)[0]["accuracy"] == trainer.results["accuracy"]
+    assert toy.read_board(folder)["test/accuracy"][0][1] == pytest.approx(trainer.results["accuracy"])
+    trainer.close_writer()
+
+
+def test_write_scalar_reaches_tensorboard_while_a_writer_is_open(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    trainer = build_trainer(make_cfg())
+    trainer.write_scalar("own/figure", 1.0, 0)  # none is open: nothing happens
+    trainer.init_writer(str(tmp_path / "run" / "tensorboard"))
+    trainer.write_scalar("own/figure", 2.5, 7)
+    trainer.close_writer()
+    assert toy.read_board(tmp_path / "run")["own/figure"] == [(7, 2.5)]
+
+
+def test_finish_records_the_name_of_the_config_file(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Run(make_cfg(), "vit_b16").finish({"anything": 1})
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {
+        "schema": 1,
+        "config": "vit_b16",
+        "anything": 1,
+    }
