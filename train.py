@@ -6,6 +6,7 @@ Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last")
     return parser
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line; KEY VALUE pairs may also follow a flag that takes several words."""
+    args = build_parser().parse_args(argv)
+    for name in ("source_domains", "target_domains", "transforms"):
+        words = getattr(args, name) or []
+        keys = [i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_0-9]+(\.[A-Z_0-9]+)*", word)]
+        if keys:  # argparse gave the flag everything up to the next one
+            setattr(args, name, words[: keys[0]])
+            args.opts = words[keys[0] :] + args.opts
+    return args
 
 
 def build_config(args: argparse.Namespace) -> CfgNode:
@@ -98,7 +111,7 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
         The results of the last evaluation, or None with --no-train.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(argv)
+    args = parse_args(argv)
 
     import datasets  # noqa: F401  registers the data sets
     from dassl.engine import build_trainer, run

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
-from tqdm import tqdm
+
+from dassl.utils import progress
 
 from .load import TINY_DIR
 from .model import FrozenCLIP
@@ -29,9 +30,9 @@ from .tokenizer import EOT, tokenize
 
 TEMPLATES = {
     "photo": ("a photo of a {}.", "a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}."),
-    "sketch": ("a sketch of a {}.", "a drawing of a {}.", "a picture of a {}."),
-    "painting": ("a painting of a {}.", "art of a {}.", "a picture of a {}."),
-    "cartoon": ("a cartoon of a {}.", "a cartoon {}.", "a picture of a {}."),
+    "sketch": ("a sketch of a {}.", "a drawing of a {}.", "a pencil sketch of a {}."),
+    "painting": ("a painting of a {}.", "an oil painting of a {}.", "art of a {}."),
+    "cartoon": ("a cartoon of a {}.", "a cartoon {}.", "a comic of a {}."),
 }
 VAGUE = ("a photo.", "a picture of something.", "an image.", "a thing.", "art.", "a drawing.")
 
@@ -56,16 +57,16 @@ class Recipe:
     seed: int = 0
     images: int = 40_000
     shares: tuple[tuple[str, float], ...] = (
-        ("photo", 0.88),
-        ("painting", 0.05),
-        ("cartoon", 0.05),
-        ("sketch", 0.02),
+        ("photo", 0.62),
+        ("painting", 0.14),
+        ("cartoon", 0.10),
+        ("sketch", 0.14),
     )
-    wrong: float = 0.15
-    vague: float = 0.15
-    steps: int = 6000
-    batch_size: int = 256
-    lr: float = 1e-3
+    wrong: float = 0.1
+    vague: float = 0.1
+    steps: int = 2600
+    batch_size: int = 192
+    lr: float = 1.5e-3
     weight_decay: float = 0.05
     render_px: int = 68
 
@@ -80,7 +81,7 @@ def _render_one(job: tuple[str, str, str, int, str]) -> np.ndarray:
 def render_images(jobs: list[tuple[str, str, str, int, str]], description: str) -> torch.Tensor:
     """Render (data set, concept, domain, pixels, seed) jobs on all cores, with a progress bar; uint8 [N, 3, H, W]."""
     with Pool() as pool:
-        images = list(tqdm(pool.imap(_render_one, jobs, chunksize=64), total=len(jobs), desc=description))
+        images = list(progress(pool.imap(_render_one, jobs, chunksize=64), description, total=len(jobs)))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -199,8 +200,7 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
     size = model.visual.image_size[0]
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (model.visual.image_mean, model.visual.image_std))
     model.train()
-    bar = tqdm(range(recipe.steps), desc="pre-training")
-    for step in bar:
+    for step in progress(range(recipe.steps), "pre-training"):
         pick = torch.randint(len(images), (recipe.batch_size,))
         top, left = (int(x) for x in torch.randint(recipe.render_px - size + 1, (2,)))
         x = images[pick, :, top : top + size, left : left + size].float().div_(255).sub_(mean).div_(std)
@@ -218,7 +218,7 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         if (step + 1) % log_every == 0:
-            bar.write(f"step {step + 1}: loss {loss.item():.3f}, scale {model.logit_scale.exp().item():.1f}")
+            print(f"step {step + 1}: loss {loss.item():.3f}, scale {model.logit_scale.exp().item():.1f}")
 
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, str(out / "open_clip_model.safetensors"))

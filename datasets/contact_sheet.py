@@ -11,9 +11,7 @@ from datasets.shapes import image_rng
 LABEL_PX, HEAD_PX = 84, 16
 
 
-def contact_sheet(
-    name: str, size: int = 64, per_domain: int = 2, columns: int = 2, seed: int = 0
-) -> Image.Image:
+def contact_sheet(name: str, size: int = 64, per_domain: int = 2, columns: int = 2, seed: int = 0) -> Image.Image:
     """Draw samples of all classes (rows) in all domains (columns).
 
     Args:
@@ -49,12 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", help="picture to write, such as sheet.png")
     parser.add_argument("--dataset", default="Shapes", choices=list(VOCABULARIES))
     parser.add_argument("--size", type=int, default=64, help="side of a sample in pixels (default 64)")
-    parser.add_argument(
-        "--per-domain", type=int, default=2, help="samples of each class and domain (default 2)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the pictures (default 0, the data set's)"
-    )
+    parser.add_argument("--per-domain", type=int, default=2, help="samples of each class and domain (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pictures (default 0, the data set's)")
     args = parser.parse_args(argv)
     contact_sheet(args.dataset, args.size, args.per_domain, seed=args.seed).save(args.out)
 

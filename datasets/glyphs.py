@@ -189,9 +189,7 @@ def _bird(r: random.Random) -> list[Part]:
                    (0, 0.45), (-0.42, 0.3)])  # fmt: skip
     wing = smooth([(-0.25, 0.0), (0.15, -0.06), (0.6, 0.05), (0.2, k - 0.1)])
     return [
-        stroke(
-            DARK, 0.06, [(-0.05, 0.4), (-0.1, 0.85), (-0.28, 0.85)], [(0.2, 0.38), (0.18, 0.85), (0.0, 0.85)]
-        ),
+        stroke(DARK, 0.06, [(-0.05, 0.4), (-0.1, 0.85), (-0.28, 0.85)], [(0.2, 0.38), (0.18, 0.85), (0.0, 0.85)]),
         fill(SECOND, [(-0.75, -0.55), (-1.12, -0.4), (-0.75, -0.3)]),
         fill(MAIN, body, arc(-0.5, -0.42, 0.3, 0.29, n=22)),
         fill(SECOND, wing),
@@ -216,16 +214,9 @@ def _butterfly(r: random.Random) -> list[Part]:
 
 def _mushroom(r: random.Random) -> list[Part]:
     w = r.uniform(0.22, 0.32)
-    stem = smooth(
-        [(-w, -0.1), (-w * 0.85, 0.5), (-w * 1.25, 0.95), (w * 1.25, 0.95), (w * 0.85, 0.5), (w, -0.1)]
-    )
-    cap = np.concatenate(
-        [arc(0, 0.08, 1, r.uniform(0.85, 1.05), 180, 360, 24), arc(0, 0.08, 1, 0.16, 0, 180, 12)]
-    )
-    spots = [
-        arc(x, y, d, d * 0.85, n=14)
-        for x, y, d in ((-0.45, -0.3, 0.15), (0.1, -0.5, 0.18), (0.55, -0.2, 0.13))
-    ]
+    stem = smooth([(-w, -0.1), (-w * 0.85, 0.5), (-w * 1.25, 0.95), (w * 1.25, 0.95), (w * 0.85, 0.5), (w, -0.1)])
+    cap = np.concatenate([arc(0, 0.08, 1, r.uniform(0.85, 1.05), 180, 360, 24), arc(0, 0.08, 1, 0.16, 0, 180, 12)])
+    spots = [arc(x, y, d, d * 0.85, n=14) for x, y, d in ((-0.45, -0.3, 0.15), (0.1, -0.5, 0.18), (0.55, -0.2, 0.13))]
     return [fill(LIGHT, stem), fill(MAIN, cap), fill(LIGHT, *spots)]
 
 

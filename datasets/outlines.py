@@ -42,9 +42,7 @@ def stroke(role: int, width: float, *paths: Sequence[Sequence[float]] | Points) 
     return Part(role, [np.asarray(path, dtype=float) for path in paths], width)
 
 
-def arc(
-    cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, n: int = 26
-) -> Points:
+def arc(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, n: int = 26) -> Points:
     """`n` points on an axis-parallel ellipse from angle `start` to `stop` in degrees (clockwise)."""
     angles = np.radians(np.linspace(start, stop, n))
     return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
@@ -102,11 +100,7 @@ def _polka_dots(r: random.Random) -> list[Part]:
     step = r.uniform(0.4, 0.6)
     d, shift = step * r.uniform(0.25, 0.36), r.choice([0.0, 0.5])
     rows = enumerate(_steps(step, r))
-    dots = [
-        arc(x + shift * step * (i % 2), y, d, d, n=14)
-        for i, y in rows
-        for x in np.arange(-_REACH, _REACH, step)
-    ]
+    dots = [arc(x + shift * step * (i % 2), y, d, d, n=14) for i, y in rows for x in np.arange(-_REACH, _REACH, step)]
     return [_ground(), fill(MAIN, *dots)]
 
 
@@ -165,9 +159,7 @@ def _rings(r: random.Random) -> list[Part]:
 
 def _confetti(r: random.Random) -> list[Part]:
     papers: list[list[Points]] = [[], [], []]
-    for i, (x, y) in enumerate(
-        (x, y) for x in np.arange(-1.3, 1.4, 0.36) for y in np.arange(-1.3, 1.4, 0.36)
-    ):
+    for i, (x, y) in enumerate((x, y) for x in np.arange(-1.3, 1.4, 0.36) for y in np.arange(-1.3, 1.4, 0.36)):
         angle, a, b = r.uniform(0, np.pi), r.uniform(0.07, 0.15), r.uniform(0.05, 0.08)
         u, v = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         centre = np.array([x + r.uniform(-0.14, 0.14), y + r.uniform(-0.14, 0.14)])
@@ -234,8 +226,7 @@ def _count(number: int, shape: Glyph, r: random.Random) -> list[Part]:
     places = r.sample([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], number)
     size = r.uniform(0.2, 0.28)
     paths = [
-        path * size * r.uniform(0.9, 1.1)
-        + (x * 0.78 + r.uniform(-0.08, 0.08), y * 0.78 + r.uniform(-0.08, 0.08))
+        path * size * r.uniform(0.9, 1.1) + (x * 0.78 + r.uniform(-0.08, 0.08), y * 0.78 + r.uniform(-0.08, 0.08))
         for x, y in places
         for part in shape(r)
         for path in part.paths

@@ -12,9 +12,8 @@ import tempfile
 import time
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.utils import progress
 
 from . import common
 from .image_folder import load_splits, pick_domains
@@ -161,18 +160,15 @@ def _draw_all(name: str, folder: str) -> None:
     split: dict[str, list[list[Any]]] = {part: [] for part in IMAGES}
     parts = [part for part, n in IMAGES.items() for _ in range(n)]
     classes = VOCABULARIES[name]
-    total = len(DOMAINS) * len(classes) * len(parts)
-    with tqdm(total=total, desc=f"Rendering {name}", unit="image", mininterval=0.5) as bar:
-        for domain in DOMAINS:
-            for label, class_name in enumerate(classes):
-                sub = f"{domain}/{class_name.replace(' ', '_')}"
-                os.makedirs(os.path.join(folder, "images", sub))
-                for i, part in enumerate(parts):
-                    image = render(name, class_name, domain, image_rng(name, class_name, domain, i), SIZE_PX)
-                    path = f"{sub}/{i + 1:04d}.png"
-                    image.save(os.path.join(folder, "images", path))
-                    split[part].append([path, label, class_name])
-                bar.update(len(parts))
+    groups = [(domain, label, class_name) for domain in DOMAINS for label, class_name in enumerate(classes)]
+    for domain, label, class_name in progress(groups, f"Rendering {name}", unit="class"):
+        sub = f"{domain}/{class_name.replace(' ', '_')}"
+        os.makedirs(os.path.join(folder, "images", sub))
+        for i, part in enumerate(parts):
+            image = render(name, class_name, domain, image_rng(name, class_name, domain, i), SIZE_PX)
+            path = f"{sub}/{i + 1:04d}.png"
+            image.save(os.path.join(folder, "images", path))
+            split[part].append([path, label, class_name])
     for file, content in ((split_name(name), split), (STAMP, stamp(name))):
         with open(os.path.join(folder, file), "w", encoding="utf-8") as f:
             json.dump(content, f, indent=1 if file == STAMP else None)

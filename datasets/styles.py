@@ -47,9 +47,7 @@ def luminance(colour: Colour) -> float:
     return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
 
 
-def _backdrop(
-    avoid: Colour, rng: Random, saturation: tuple[float, float], value: tuple[float, float]
-) -> Colour:
+def _backdrop(avoid: Colour, rng: Random, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
     """A colour that stands off from `avoid`, in grey too."""
     best, gap = avoid, -1.0
     own_hue = colorsys.rgb_to_hsv(*(channel / 255 for channel in avoid))[0]
@@ -145,22 +143,16 @@ def _clutter(avoid: Colour, rng: Random, size: int, blobs: bool) -> np.ndarray:
         x, y, w, h = (rng.random() * small, rng.random() * small, rng.uniform(1, 5), rng.uniform(1, 6))
         shape = draw.ellipse if rng.random() < 0.6 else draw.rectangle
         shape((x - w, y - h, x + w, y + h), fill=mix(tones[0], rng.choice(tones[1:]), rng.uniform(0.3, 0.9)))
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 1.6))).resize(
-        (size, size), Image.Resampling.BICUBIC
-    )
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 1.6))).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.float32)
 
 
-def _photo(
-    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
-) -> Image.Image:
+def _photo(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     scale = size / 64
     mask_image, dented = _masks(parts, 2 * size)
     mask = np.asarray(mask_image, dtype=np.float32)[..., None] / 255
     albedo = np.asarray(_albedo(parts, palette, 2 * size), dtype=np.float32)
-    bumps = dented.filter(
-        ImageFilter.GaussianBlur((1.2 if dataset == "Patterns" else rng.uniform(1.5, 3.2)) * scale)
-    )
+    bumps = dented.filter(ImageFilter.GaussianBlur((1.2 if dataset == "Patterns" else rng.uniform(1.5, 3.2)) * scale))
     height = np.asarray(bumps, dtype=np.float32) / 255
     dy, dx = np.gradient(height)
     light = rng.uniform(math.pi * 1.1, math.pi * 1.9)  # from above
@@ -172,16 +164,11 @@ def _photo(
     body = albedo * np.clip(shade, 0.18, 1.35)[..., None] + gloss[..., None]
     scene = _clutter(palette[MAIN], rng, size, dataset != "Counts")
     scene = (
-        scene
-        * (0.92 + 0.1 * glow + 0.03 * _crop_noise(4, rng, size) + 0.05 * _crop_noise(16, rng, size))[
-            ..., None
-        ]
+        scene * (0.92 + 0.1 * glow + 0.03 * _crop_noise(4, rng, size) + 0.05 * _crop_noise(16, rng, size))[..., None]
     )
     reach = round(rng.uniform(2, 5) * scale)
     shadow = ImageChops.offset(mask_image, round(-math.cos(light) * reach), round(-math.sin(light) * reach))
-    shadow = (
-        np.asarray(shadow.filter(ImageFilter.GaussianBlur(2.0 * scale)), dtype=np.float32)[..., None] / 255
-    )
+    shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(2.0 * scale)), dtype=np.float32)[..., None] / 255
     picture = scene * (1 - rng.uniform(0.35, 0.65) * shadow) * (1 - mask) + body * mask
     picture *= 1 - rng.uniform(0, 0.25) * (ramp[None, :] ** 2 * ramp[:, None] ** 2)[..., None]
     picture = picture * np.array([rng.uniform(0.93, 1.07), 1, rng.uniform(0.93, 1.07)], dtype=np.float32)
@@ -217,9 +204,7 @@ def _pencil(
         start = stop if rng.random() < 0.3 else stop - 1
 
 
-def _sketch(
-    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
-) -> Image.Image:
+def _sketch(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     side = 2 * size
     paper = rng.randint(238, 255)
     image = Image.new("L", (side, side), paper)
@@ -320,14 +305,8 @@ def _painting(
     angle += rng.uniform(0.4, 1.2)
     _brush(ImageDraw.Draw(object_layer), nrng, 170, side, lit, angle, bend, side * 0.032, side * 0.085, 16)
     edge = mask.resize((side, side), Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(side / 120))
-    halo = (
-        mask.filter(ImageFilter.GaussianBlur(size / 32))
-        .point(lambda level: level * 2 // 5)
-        .resize((side, side))
-    )
-    ground.paste(
-        (25, 20, 30) if luminance(muted[MAIN]) > luminance(tones[0]) - 20 else (250, 240, 220), (0, 0), halo
-    )
+    halo = mask.filter(ImageFilter.GaussianBlur(size / 32)).point(lambda level: level * 2 // 5).resize((side, side))
+    ground.paste((25, 20, 30) if luminance(muted[MAIN]) > luminance(tones[0]) - 20 else (250, 240, 220), (0, 0), halo)
     ground.paste(object_layer, (0, 0), edge)
     small = ground.reduce(2)
     picture = np.asarray(small, dtype=np.float32)
@@ -368,9 +347,7 @@ def _brush(
         draw.line(end, fill=tuple(tone), width=w)
 
 
-def _cartoon(
-    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
-) -> Image.Image:
+def _cartoon(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     side = 2 * size
     bright = [_vivid(colour) for colour in palette[:2]] + [palette[DARK], (255, 255, 255)]
     back = _vivid(_backdrop(bright[MAIN], rng, (0.2, 0.8), (0.75, 1.0)), 0.45)

@@ -6,16 +6,20 @@ import json
 import os
 import platform
 import random
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
+
+T = TypeVar("T")
 
 PACKAGES = (
     "torch",
@@ -114,6 +118,25 @@ def read_image(path: str) -> Image.Image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageReadError(f"cannot read image {path}: {error}") from error
+
+
+def progress(iterable: Iterable[T], desc: str, **kwargs: Any) -> Iterable[T]:
+    """A tqdm bar on a terminal, and a line now and then elsewhere (a log file, a pipe)."""
+    if sys.stderr.isatty():
+        return tqdm(iterable, desc=desc, **kwargs)  # type: ignore[no-any-return]
+    # One line a report: tqdm's carriage returns would make a log a single endless line.
+    lines = _Lines()
+    return tqdm(iterable, desc=desc, mininterval=20, ascii=True, ncols=100, file=lines, **kwargs)  # type: ignore[no-any-return]
+
+
+class _Lines:
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n")
+        if text:
+            sys.stderr.write(text + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def versions() -> dict[str, str]:

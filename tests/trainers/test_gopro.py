@@ -1,0 +1,229 @@
+"""The trainer: every variant and precision trains, saves, resumes and tests, and the backbone stays as it was."""
+
+import json
+
+import pytest
+import torch
+
+import clip
+import train
+import trainers.clip_trainer
+from dassl.utils import load_checkpoint
+
+
+def lines(folder, split="train"):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["split"] == split]
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "amp"])
+def test_trains_tests_and_leaves_the_backbone_bitwise_unchanged(run, variant, precision, monkeypatch):
+    loaded = []
+    original = clip.load
+
+    def remember(*args, **kwargs):
+        loaded.append(original(*args, **kwargs))
+        loaded.append({k: v.clone() for k, v in loaded[0].state_dict().items()})
+        return loaded[0]
+
+    monkeypatch.setattr(trainers.clip_trainer.clip, "load", remember)
+    results, folder = run("out", "TRAINER.GOPRO.VARIANT", variant, "TRAINER.GOPRO.PREC", precision)
+    model, before = loaded
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert 0 <= results["accuracy"] <= 100
+    steps = lines(folder)
+    assert len(steps) == 2 * 5  # 5 classes x 2 domains x 2 shots... per epoch, batches of 4
+    assert set(steps[0]) >= {"loss", "loss_ce", "loss_sem", "loss_con", "acc", "lr"}
+    assert all(torch.isfinite(torch.tensor([s["loss"] for s in steps])))
+    checkpoint = load_checkpoint(str(folder / "gopro" / "model.pth.tar-2"))
+    assert all(value.dtype == torch.float32 for key, value in checkpoint["state_dict"].items() if "tracked" not in key)
+    assert (folder / "done").exists()
+
+
+def test_total_is_the_weighted_sum_of_the_parts(run):
+    _, folder = run("out", "TRAINER.GOPRO.W_SEM", "0.5", "TRAINER.GOPRO.W_CON", "0.25")
+    for step in lines(folder):
+        total = step["loss_ce"] + 0.5 * step["loss_sem"] + 0.25 * step["loss_con"]
+        assert step["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_checkpoint_holds_learnables_backbone_classes_and_config_only(run):
+    _, folder = run("out")
+    path = folder / "gopro" / "model.pth.tar-2"
+    checkpoint = torch.load(path, weights_only=True)
+    assert all(key.startswith(("prompt_learner.", "simproj.")) for key in checkpoint["state_dict"])
+    assert checkpoint["meta"]["backbone"] == "tiny"
+    assert checkpoint["meta"]["classnames"] == ["apple", "fish", "house", "key", "star"]
+    assert checkpoint["meta"]["config"]["OPTIM"]["LR"] == pytest.approx(checkpoint["meta"]["config"]["OPTIM"]["LR"])
+    learnables = sum(v.numel() for v in checkpoint["state_dict"].values())
+    # Weights and SGD's momentum in fp32, and some kilobytes of generator states: no frozen tensor fits in there.
+    assert path.stat().st_size < 2 * 4 * learnables + 60_000
+
+
+def test_same_seed_gives_bitwise_the_same_losses_and_another_seed_does_not(run):
+    first, second = (lines(run(name)[1]) for name in ("a", "b"))
+    assert [s["loss"] for s in first] == [s["loss"] for s in second]
+    other = lines(run("c", "--seed", "0")[1])
+    assert [s["loss"] for s in first] != [s["loss"] for s in other]
+
+
+def test_new_classes_are_tested_with_their_own_names_for_equal_and_unequal_counts(run, capsys):
+    _, folder = run("base", "DATASET.SUBSAMPLE_CLASSES", "base")  # apple, fish, house
+    _, test_new = run("new", "--eval-only", "--model-dir", str(folder), "DATASET.SUBSAMPLE_CLASSES", "new")
+    record = json.loads((test_new / "results.json").read_text())
+    assert list(record["per_class"]) == ["key", "star"] and record["num_classes"] == 2
+    assert record["train"]["subsample_classes"] == "base"
+    # The learnables of step 0 on the base classes are CLIP on the new ones: with the base names they would not be.
+    _, start = run("start", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.LR", "1e-12", "OPTIM.WARMUP_EPOCH", "-1")
+    ours, _ = run("ours", "--eval-only", "--model-dir", str(start), "DATASET.SUBSAMPLE_CLASSES", "new")
+    zero_shot, _ = run("zs", "DATASET.SUBSAMPLE_CLASSES", "new", trainer="ZeroshotCLIP")
+    assert ours == zero_shot
+    everything, _ = run("all", "--eval-only", "--model-dir", str(start))
+    assert everything == run("zs_all", trainer="ZeroshotCLIP")[0]
+
+
+def test_equal_counts_of_base_and_new_classes(run, image_root, tmp_path):
+    import shutil
+
+    root = tmp_path / "four"
+    shutil.copytree(image_root, root, ignore=shutil.ignore_patterns("apple", "*.json", "split_fewshot"))
+    start = ("DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.LR", "1e-12", "OPTIM.WARMUP_EPOCH", "-1")
+    _, folder = run("base", *start, root=root)
+    ours, out = run("new", "--eval-only", "--model-dir", str(folder), "DATASET.SUBSAMPLE_CLASSES", "new", root=root)
+    zero_shot, _ = run("zs", "DATASET.SUBSAMPLE_CLASSES", "new", trainer="ZeroshotCLIP", root=root)
+    assert list(json.loads((out / "results.json").read_text())["per_class"]) == ["key", "star"]
+    assert ours == zero_shot
+
+
+def published_checkpoint(folder, num_classes=2):
+    """A file as the published code writes it: the whole model, and optimiser and scheduler objects."""
+    from trainers.gopro import build_gopro
+
+    torch.manual_seed(7)
+    tiny = clip.load("tiny")
+    learner = build_gopro(tiny, ["a", "b"], variant="released").learner
+    for p in learner.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    state = dict(learner.state_dict())
+    state["prompt_learner.meta_net.linear1.weight"] = torch.zeros(8, 128)
+    state["prompt_learner.token_prefix"] = torch.zeros(num_classes, 1, 64)
+    state["prompt_learner.token_suffix"] = torch.zeros(num_classes, 27, 64)
+    state["image_encoder.proj"] = torch.zeros(128, 128)
+    state["text_encoder.text_projection"] = torch.zeros(64, 128)
+    state["logit_scale"] = torch.zeros(())
+    optim = torch.optim.SGD(learner.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optim, 5)
+    path = folder / "gopro" / "model.pth.tar-50"
+    path.parent.mkdir(parents=True)
+    torch.save(
+        {"state_dict": state, "epoch": 50, "optimizer": optim.state_dict(), "scheduler": {"successor": scheduler}}, path
+    )
+    return learner
+
+
+def test_a_published_checkpoint_loads_into_released_and_is_refused_by_paper(run, tmp_path):
+    published_checkpoint(tmp_path / "published")
+    args = ("--eval-only", "--model-dir", str(tmp_path / "published"), "--load-epoch", "50")
+    results, _ = run("released", *args, "TRAINER.GOPRO.VARIANT", "released")
+    assert 0 <= results["accuracy"] <= 100
+    with pytest.raises(
+        ValueError, match="model.pth.tar-50: .*missing prompt_learner.rho_moco.*unexpected simproj.batchnorm"
+    ):
+        run("paper", *args)
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(run, tmp_path):
+    _, folder = run("tiny")
+    import shutil
+
+    from clip.load import TINY_DIR
+
+    copy = tmp_path / "other_clip"
+    shutil.copytree(TINY_DIR, copy)
+    with pytest.raises(ValueError, match="trained on backbone 'tiny', MODEL.BACKBONE.NAME is '.*other_clip'"):
+        run("other", "--backbone", str(copy), "--eval-only", "--model-dir", str(folder))
+
+
+def test_nan_loss_names_the_images(run, monkeypatch):
+    import trainers.gopro
+
+    monkeypatch.setattr(trainers.gopro, "nt_xent", lambda a, b, t: a.sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch 1 \(.*loss_con nan.*images: .*\.png"):
+        run("out")
+
+
+def test_a_class_name_that_does_not_fit_is_named(run, image_root, tmp_path):
+    import shutil
+
+    root = tmp_path / "long"
+    shutil.copytree(image_root, root, ignore=shutil.ignore_patterns("*.json", "split_fewshot"))
+    (root / "classnames.txt").write_text("apple " + "very " * 40 + "long\n")
+    with pytest.raises(ValueError, match="class name 'very very.*leaves 27 after 4 context tokens"):
+        run("out", root=root)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("VARIANT", "papr", "TRAINER.GOPRO.VARIANT must be one of"),
+        ("PREC", "fp8", "TRAINER.GOPRO.PREC must be one of"),
+        ("SEM_REDUCTION", "max", "SEM_REDUCTION must be auto, sum or mean"),
+        ("W_SEM", "-1.0", "W_SEM must not be negative"),
+        ("TEMPERATURE", "0.0", "TEMPERATURE must be positive"),
+    ],
+)
+def test_bad_values_are_refused_before_the_backbone_is_loaded(run, monkeypatch, key, value, message):
+    monkeypatch.setattr(trainers.clip_trainer.clip, "load", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=message):
+        run("out", f"TRAINER.GOPRO.{key}", value)
+
+
+def test_views_of_the_first_batch_go_to_tensorboard(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, folder = run("out")
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    (image,) = events.Images("train/views")
+    assert image.height == 3 * (60 + 2) + 2 and image.width == 4 * (60 + 2) + 2  # three rows of four images
+
+
+def test_random_weights_are_the_same_in_training_and_testing(run):
+    random = ("MODEL.BACKBONE.PRETRAINED", "False")
+    trained, folder = run("a", *random)
+    tested, _ = run("b", "--eval-only", "--model-dir", str(folder), *random)
+    assert trained == tested
+
+
+def test_input_size_mean_and_std_are_the_backbones(run):
+    from dassl.utils import read_json
+
+    _, folder = run("out", "INPUT.SIZE", "(224, 224)")
+    text = (folder / "config.yaml").read_text()
+    assert read_json(folder / "env.json")["seed"] == 1
+    assert "SIZE: (60, 60)" in text and "PIXEL_MEAN: [0.5, 0.5, 0.5]" in text
+
+
+def test_unknown_trainer_and_data_set_name_close_matches(run):
+    with pytest.raises(ValueError, match="unknown TRAINER 'GoPro'; did you mean GOPro"):
+        run("out", "--trainer", "GoPro")
+    with pytest.raises(ValueError, match="unknown DATASET 'ImageFolders'; did you mean ImageFolder"):
+        run("out2", "DATASET.NAME", "ImageFolders")
+    with pytest.raises(ValueError, match="unknown config key TRAINER.GOPRO.N_CTXT.*TRAINER.GOPRO.N_CTX"):
+        run("out3", "TRAINER.GOPRO.N_CTXT", "4")
+
+
+def test_no_train_builds_everything_and_writes_no_result(run):
+    results, folder = run("out", "--no-train")
+    assert results is None and not (folder / "results.json").exists() and not (folder / "done").exists()
+
+
+def test_help_lists_coops_flags(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    text = capsys.readouterr().out
+    flags = (
+        "root output-dir resume seed source-domains target-domains transforms config-file dataset-config-file trainer"
+    )
+    for flag in [*flags.split(), "backbone", "head", "eval-only", "model-dir", "load-epoch", "no-train"]:
+        assert f"--{flag}" in text
