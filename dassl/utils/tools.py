@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -63,16 +63,26 @@ def read_json(fpath: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{fpath} is not valid JSON: {error}") from error
 
 
-def write_text(text: str, fpath: str | os.PathLike[str]) -> None:
-    """Write a file atomically: a reader or a crash never sees half of it."""
+@contextmanager
+def open_atomically(fpath: str | os.PathLike[str], mode: str) -> Iterator[IO[Any]]:
+    """A file to write that replaces the old one at the end: a reader or a crash never sees half of it."""
     path = Path(fpath)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(tmp, "w") as file:
+    try:
+        with open(tmp, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_text(text: str, fpath: str | os.PathLike[str]) -> None:
+    """Write a text file atomically."""
+    with open_atomically(fpath, "w") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
 
 
 def write_json(obj: Any, fpath: str | os.PathLike[str]) -> None:
@@ -116,8 +126,8 @@ def read_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageReadError(f"cannot read image {path}: {error}") from error
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        raise ImageReadError(f"cannot read image {path}: {' '.join(str(error).split())}") from error
 
 
 def progress(iterable: Iterable[T], desc: str, **kwargs: Any) -> Iterable[T]:

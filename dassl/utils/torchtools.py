@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .tools import open_atomically, write_text
+
 # Classes whose instances upstream's checkpoints hold beside the weights; they are read as inert placeholders.
 _INERT_PREFIXES = ("dassl.optim.", "torch.optim.")
 
@@ -34,30 +36,19 @@ def save_checkpoint(
     Returns:
         The file's path.
     """
-    os.makedirs(save_dir, exist_ok=True)
     if remove_module_from_keys:
         state = {
             **state,
             "state_dict": {k.removeprefix("module."): v for k, v in state["state_dict"].items()},
         }
     path = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    _save_atomically(state, path)
+    with open_atomically(path, "wb") as file:
+        torch.save(state, file)
     if not model_name:
-        from .tools import write_text
-
         write_text(os.path.basename(path) + "\n", os.path.join(save_dir, "checkpoint"))
     if is_best:
         shutil.copyfile(path, os.path.join(save_dir, "model-best.pth.tar"))
     return path
-
-
-def _save_atomically(state: dict[str, Any], path: str) -> None:
-    tmp = f"{path}.{os.getpid()}.tmp"
-    with open(tmp, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
 
 
 class _Inert:

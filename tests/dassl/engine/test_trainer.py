@@ -16,6 +16,7 @@ from dassl.utils import load_checkpoint
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 MakeCfg = Callable[..., Any]
+no_steps = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # these tests take no step
 
 
 def rates(folder: Path) -> list[float]:
@@ -78,6 +79,7 @@ def test_trainer_attributes_that_dassl_trainers_read(make_cfg: MakeCfg) -> None:
     assert trainer.evaluator is not None
 
 
+@no_steps
 def test_batches_differ_by_epoch_even_if_a_trainer_overrides_before_epoch(
     make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_batches_differ_by_epoch_even_if_a_trainer_overrides_before_epoch(
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
+@no_steps
 def test_trainer_may_log_nothing(make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(toy.ToyTrainer, "forward_backward", lambda self, batch: None)
     toy.run_toy(make_cfg())
@@ -102,6 +105,7 @@ def test_trainer_may_log_nothing(make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPa
     assert set(train[0]) == {"split", "epoch", "step", "batch", "lr"}
 
 
+@no_steps
 def test_figure_that_a_batch_does_not_give_is_not_logged_for_it(
     make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
