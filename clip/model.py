@@ -197,12 +197,13 @@ class FrozenCLIP(nn.Module):
             sequences.append(ids)
         return PromptTree(sequences).to(self.device)
 
-    def encode_prompts(self, context: torch.Tensor, tree: PromptTree) -> torch.Tensor:
+    def encode_prompts(self, context: torch.Tensor, tree: PromptTree, budget: int | None = None) -> torch.Tensor:
         """Text features of [SOT, context, class tokens] for every class; gradients flow into the context.
 
         Args:
             context: [B, M, Dt], context vectors per image, or [M, Dt], one set for all images.
             tree: The classes, from `prompt_tree` with the same M.
+            budget: Bytes that activations may take; None takes a share of the free memory.
 
         Returns:
             [B, C, E] (or [C, E]) in fp32, not normalised; equal to the full computation over padded rows.
@@ -211,7 +212,7 @@ class FrozenCLIP(nn.Module):
             ValueError: Wrong shape, or the prompts do not fit the context.
         """
         if context.ndim == 2:
-            return self.encode_prompts(context.unsqueeze(0), tree)[0]
+            return self.encode_prompts(context.unsqueeze(0), tree, budget)[0]
         if context.ndim != 3 or context.shape[2] != self.text_width:
             raise ValueError(f"context must be [B, M, {self.text_width}], got {list(context.shape)}")
         model, length = self.model, 1 + context.shape[1]
@@ -224,7 +225,7 @@ class FrozenCLIP(nn.Module):
         sot = model.token_embedding.weight[SOT].float().expand(len(context), 1, -1)
         prefix = torch.cat([sot, context.float()], dim=1) + positions[:length]
         nodes = model.token_embedding(tree.tokens).float() + positions[length + tree.depths]
-        hidden = encode_prompts(list(model.transformer.resblocks), prefix, nodes, tree)
+        hidden = encode_prompts(list(model.transformer.resblocks), prefix, nodes, tree, budget)
         projection = model.text_projection
         if isinstance(projection, nn.Linear):
             out: torch.Tensor = projection(model.ln_final(hidden).to(projection.weight.dtype))

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .tokenizer import EOT
 
@@ -96,105 +97,153 @@ class PromptTree(nn.Module):
         return path
 
 
-def _tree_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    prefix_k: torch.Tensor,
-    prefix_v: torch.Tensor,
-    tree: PromptTree,
-) -> torch.Tensor:
-    """Each node attends to its image's prefix and to its own ancestors.
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: int, tree: PromptTree) -> torch.Tensor:
+    """Attention of B images' rows: the prefix is causal in itself, a node sees its prefix, ancestors and itself.
 
     Args:
-        q: [B or 1, T, H, d], scaled by d ** -0.5.
-        k: [B or 1, T, H, d].
-        v: [B or 1, T, H, d].
-        prefix_k: [B, P, H, d].
-        prefix_v: [B, P, H, d].
+        q: [B, H, P + T, d], scaled by d ** -0.5; the first P rows are the prefix, the others the tree's nodes.
+        k: [B, H, P + T, d].
+        v: [B, H, P + T, d].
+        prefix: P.
         tree: The tree of T nodes.
 
     Returns:
-        [B, T, H * d].
+        [B, H, P + T, d].
     """
-    batch, width = prefix_k.shape[0], prefix_k.shape[1]
-    prefix_scores = torch.einsum("bthd,bphd->bthp", q.expand(batch, -1, -1, -1), prefix_k)
-    out = []
+    prefix_k, prefix_v = k[:, :, :prefix], v[:, :, :prefix]
+    node_k, node_v = k[:, :, prefix:], v[:, :, prefix:]
+    scores = q @ prefix_k.transpose(-1, -2)  # [B, H, P + T, P]
+    causal = torch.ones(prefix, prefix, dtype=torch.bool, device=q.device).triu(1)
+    own = scores[:, :, :prefix].masked_fill(causal, float("-inf")).softmax(-1, dtype=torch.float32)
+    out = [own.to(v.dtype) @ prefix_v]
     for depth, (start, end) in enumerate(tree.levels):
+        rows = slice(prefix + start, prefix + end)
         path = tree.path(depth)
-        own = torch.einsum("bthd,btkhd->bthk", q[:, start:end], k[:, path])
-        weights = torch.cat([prefix_scores[:, start:end], own.expand(batch, -1, -1, -1)], dim=-1).softmax(-1)
-        level = torch.einsum("bthp,bphd->bthd", weights[..., :width], prefix_v)
-        own_v = v[:, path].expand(batch, -1, -1, -1, -1)
-        out.append(level + torch.einsum("bthk,btkhd->bthd", weights[..., width:], own_v))
-    return torch.cat(out, dim=1).flatten(2)
+        # A few keys a row: products summed in place of a batch of tiny matrix products, which cost more to launch.
+        own = (q[:, :, rows].unsqueeze(3) * node_k[:, :, path]).sum(-1)  # [B, H, n, depth + 1]
+        weights = torch.cat([scores[:, :, rows], own], dim=-1).softmax(-1, dtype=torch.float32).to(v.dtype)
+        level = weights[..., :prefix] @ prefix_v
+        out.append(level + (weights[..., prefix:].unsqueeze(-1) * node_v[:, :, path]).sum(3))
+    return torch.cat(out, dim=2)
 
 
-def _causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Causal attention inside the prefix; all [B, P, H, d], q already scaled; returns [B, P, H * d]."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    return out.transpose(1, 2).flatten(2)
+class _QuickGELU(torch.autograd.Function):
+    """x * sigmoid(1.702 x), keeping x alone for the backward pass (open_clip's keeps three tensors of its size)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return torch.sigmoid(1.702 * x).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        gate = torch.sigmoid(1.702 * x)
+        result: torch.Tensor = grad * (gate + 1.702 * x * gate * (1 - gate))
+        return result
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.linear(x.to(weight.dtype), weight, bias)
+def _linear(x: torch.Tensor, layer: Any) -> torch.Tensor:
+    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
 
 
 def _norm(x: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
     # In fp32 whatever the weights' precision: the residual stream stays in fp32 too.
-    return F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
-class _Block:
-    """One residual attention block of open_clip's text tower, as functions of packed rows."""
+def _run_block(block: Any, x: torch.Tensor, prefix: int, tree: PromptTree, last: bool) -> torch.Tensor:
+    """One residual attention block of open_clip's text tower on packed rows.
 
-    def __init__(self, block: Any) -> None:
-        self.block = block
-        self.heads: int = block.attn.num_heads
+    Args:
+        block: The module.
+        x: [B, P + T, D] in fp32.
+        prefix: P.
+        tree: The tree of T nodes.
+        last: Give the classes' EOT rows only, [B, C, D]: nothing else is read after the last block.
 
-    def qkv(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[.., n, D] -> three [.., n, H, d], the query scaled."""
-        attn = self.block.attn
-        qkv = _linear(_norm(x, self.block.ln_1), attn.in_proj_weight, attn.in_proj_bias)
-        q, k, v = qkv.view(*x.shape[:-1], 3, self.heads, -1).unbind(-3)
-        return q * q.shape[-1] ** -0.5, k, v
+    Returns:
+        [B, P + T, D] in fp32.
+    """
+    attn = block.attn
+    qkv = F.linear(_norm(x, block.ln_1).to(attn.in_proj_weight.dtype), attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = qkv.view(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    q = q * q.shape[-1] ** -0.5
+    if torch.is_grad_enabled():  # the gathered keys and values are larger than what they are gathered from
+        attended = checkpoint(_attend, q, k, v, prefix, tree, use_reentrant=False, preserve_rng_state=False)
+    else:
+        attended = _attend(q, k, v, prefix, tree)
+    attended = attended.transpose(1, 2).flatten(2)
+    if last:
+        x, attended = x[:, prefix + tree.eot], attended[:, prefix + tree.eot]
+    x = x + block.ls_1(_linear(attended, attn.out_proj)).float()
+    hidden = _linear(_norm(x, block.ln_2), block.mlp.c_fc)
+    quick = type(block.mlp.gelu).__name__ == "QuickGELU"
+    hidden = _QuickGELU.apply(hidden) if quick else block.mlp.gelu(hidden)
+    out: torch.Tensor = x + block.ls_2(_linear(hidden, block.mlp.c_proj)).float()
+    return out
 
-    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Output projection, residual and MLP; x and attended [.., n, D]."""
-        block = self.block
-        x = x + block.ls_1(_linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)).float()
-        hidden = block.mlp.gelu(_linear(_norm(x, block.ln_2), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
-        out: torch.Tensor = x + block.ls_2(_linear(hidden, block.mlp.c_proj.weight, block.mlp.c_proj.bias)).float()
-        return out
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now; 8 GiB where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 8 * 2**30
+
+
+def kept_bytes(rows: int, width: int, layers: int, itemsize: int) -> int:
+    """Bytes of activations that a backward pass through all blocks keeps.
+
+    Per row and block: two residual states in fp32, query, key, value twice over (the scaled query is a copy), the
+    attention's output and the MLP's hidden layer of four widths.
+    """
+    return rows * layers * width * (2 * 4 + (4 + 1 + 4) * itemsize)
 
 
 def encode_prompts(
-    blocks: Sequence[nn.Module], prefix: torch.Tensor, nodes: torch.Tensor, tree: PromptTree
+    blocks: Sequence[nn.Module],
+    prefix: torch.Tensor,
+    nodes: torch.Tensor,
+    tree: PromptTree,
+    budget: int | None = None,
 ) -> torch.Tensor:
     """Hidden states at the classes' EOT tokens after all blocks, exact and differentiable in `prefix`.
+
+    When memory is short the result is the same: with gradients, each block's inside is computed again in the
+    backward pass; without, images go through in parts.
 
     Args:
         blocks: open_clip's residual attention blocks, in order.
         prefix: [B, P, D], embeddings of SOT and the context with positions added.
         nodes: [T, D], embeddings of the tree's tokens with positions added.
         tree: The classes' prefix tree.
+        budget: Bytes that activations may take; None: an eighth of the free memory on the CPU, half on a GPU.
 
     Returns:
         [B, C, D] in fp32, before the final layer norm.
     """
-    x_prefix, x = (
-        prefix.float(),
-        nodes.float().unsqueeze(0),
-    )  # nodes differ per image from block 0's output on
-    for i, module in enumerate(blocks):
-        block, last = _Block(module), i == len(blocks) - 1
-        q_prefix, k_prefix, v_prefix = block.qkv(x_prefix)
-        q, k, v = block.qkv(x)
-        attended = _tree_attention(q, k, v, k_prefix, v_prefix, tree)
-        if last:  # only the EOT states are read, and nobody attends to the prefix any more
-            x, attended = x[:, tree.eot], attended[:, tree.eot]
+    batch, length, width = prefix.shape
+    itemsize = blocks[0].attn.in_proj_weight.element_size()  # type: ignore[union-attr, operator]
+    rows = length + len(nodes)
+    if budget is None:
+        budget = free_memory(prefix.device) // (2 if prefix.is_cuda else 8)
+    if not torch.is_grad_enabled():
+        # One block's widest moment: residual, norm, hidden layer and its activation.
+        images = max(1, budget // (rows * width * (4 * 4 + 10 * itemsize)))
+        if images < batch:
+            parts = [encode_prompts(blocks, part, nodes, tree, budget) for part in torch.split(prefix, images)]
+            return torch.cat(parts)
+    recompute = torch.is_grad_enabled() and kept_bytes(batch * rows, width, len(blocks), itemsize) > budget
+    x = torch.cat([prefix.float(), nodes.float().expand(batch, -1, -1)], dim=1)
+    for i, block in enumerate(blocks):
+        last = i == len(blocks) - 1
+        if recompute:
+            x = checkpoint(_run_block, block, x, length, tree, last, use_reentrant=False, preserve_rng_state=False)
         else:
-            x_prefix = block.finish(x_prefix, _causal_attention(q_prefix, k_prefix, v_prefix))
-        x = block.finish(x, attended)
+            x = _run_block(block, x, length, tree, last)
     return x
