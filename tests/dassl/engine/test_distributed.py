@@ -1,6 +1,7 @@
 """Two processes train as one does. They are forked here and talk over gloo, as torchrun's would."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,27 @@ def test_weights_stay_equal_and_every_test_image_is_counted_once(
     assert results["results"]["accuracy"] in [pytest.approx(100 * hits / 9) for hits in range(10)]
     assert len(toy.read_metrics(tmp_path / "run")) >= 10
     assert (tmp_path / "run" / "done").exists()
+
+
+def test_best_model_is_read_only_after_the_first_process_has_written_it(
+    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: None
+) -> None:
+    save, test = toy.ToyTrainer.save_model, toy.ToyTrainer.test
+
+    def slow_save(self: Any, *args: Any, **kwargs: Any) -> None:
+        if get_rank() == 0 and self.epoch == toy.EPOCHS - 1:
+            time.sleep(0.5)
+        save(self, *args, **kwargs)
+
+    def every_epoch_is_better(self: Any, split: str | None = None) -> float:
+        return test(self, split) + 1000 * self.epoch
+
+    monkeypatch.setattr(toy.ToyTrainer, "save_model", slow_save)
+    monkeypatch.setattr(toy.ToyTrainer, "test", every_epoch_is_better)
+    cfg = make_cfg("TEST.FINAL_MODEL", "best_val", "DATALOADER.TRAIN_X.BATCH_SIZE", "2")
+    toy.in_two_processes(lambda: train_and_keep_weights(cfg))
+    ranks = [torch.load(tmp_path / "run" / f"rank{rank}.pt") for rank in range(2)]
+    assert all(torch.equal(tensor, ranks[1]["weights"][key]) for key, tensor in ranks[0]["weights"].items())
 
 
 def test_processes_share_out_the_training_images_of_an_epoch(make_cfg: MakeCfg, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dassl.engine import Run, build_trainer, run
+from dassl.engine import Run, TrainerBase, build_trainer, run
+from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
 
 MakeCfg = Callable[..., Any]
@@ -189,6 +190,17 @@ def test_evaluation_keeps_its_figures_on_disk_at_once(make_cfg: MakeCfg, tmp_pat
     assert toy.read_metrics(folder)[0]["accuracy"] == trainer.results["accuracy"]
     assert toy.read_board(folder)["test/accuracy"][0][1] == pytest.approx(trainer.results["accuracy"])
     trainer.close_writer()
+
+
+def test_figures_are_on_disk_before_the_checkpoint_that_a_run_goes_on_from(
+    make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(MetricsLog, "add", lambda *args, **kwargs: order.append("add"))
+    monkeypatch.setattr(MetricsLog, "flush", lambda self: order.append("flush"))
+    monkeypatch.setattr(sys.modules[TrainerBase.__module__], "save_checkpoint", lambda *_, **__: order.append("save"))
+    build_trainer(make_cfg()).train()
+    assert order == [*["add", "add", "add", "flush", "save"] * toy.EPOCHS, "add", "flush"]
 
 
 def test_write_scalar_reaches_tensorboard_while_a_writer_is_open(make_cfg: MakeCfg, tmp_path: Path) -> None:
