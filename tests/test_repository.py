@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_number_of_configs():
     assert len(RUN_CONFIGS) == 26
-    assert [path.name for path in CONFIGS if path not in RUN_CONFIGS] == ["paper_results.yaml"]
+    assert {path.name for path in CONFIGS} - {path.name for path in RUN_CONFIGS} == {"paper_results.yaml"}
 
 
 @pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
@@ -33,7 +33,7 @@ def test_every_config_binds_and_names_something_registered(path):
     kind = "config-file" if path.parent.parent.name == "trainers" else "dataset-config-file"
     cfg = train.build_config(train.parse_args([f"--{kind}", str(path)]))
     if kind == "config-file":
-        assert cfg.TRAINER.NAME == path.parent.name and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
+        assert path.parent.name == cfg.TRAINER.NAME and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
     else:
         assert cfg.DATASET.NAME in DATASET_REGISTRY.registered_names()
 
@@ -76,7 +76,9 @@ def readme_commands():
 
 def test_paths_in_the_readmes_commands_exist():
     words = [word for line in readme_commands() for word in shlex.split(line, comments=True)]
-    paths = [word for word in words if re.fullmatch(r"(configs|scripts|datasets|benchmarks|trainers|clip)/[\w./]+", word)]
+    paths = [
+        word for word in words if re.fullmatch(r"(configs|scripts|datasets|benchmarks|trainers|clip)/[\w./]+", word)
+    ]
     assert len(paths) >= 4
     for path in paths:
         assert (ROOT / path).exists(), path
@@ -99,7 +101,7 @@ def test_train_commands_of_the_readme_bind():
 
 
 def test_help_imports_no_torch():
-    code = "import sys; sys.argv = ['train.py', '--help']\nimport train\ntry:\n    train.main()\nexcept SystemExit:\n    pass\n"
+    code = "import sys, train\ntry:\n    train.main(['--help'])\nexcept SystemExit:\n    pass\n"
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 

@@ -40,12 +40,16 @@ def test_released_equals_the_published_algorithm_in_logits_losses_and_gradients(
     got["loss"] = got["loss_ce"] + 1.0 * got["loss_sem"] + 0.1 * got["loss_con"]
     got["loss"].backward()
 
-    assert torch.allclose(out.logits, outputs[0], rtol=1e-4, atol=1e-4 * outputs[0].abs().max())
+    assert torch.allclose(out.logits, outputs[0], rtol=1e-4, atol=1e-4 * outputs[0].abs().max().item())
     for name, value in expected.items():
         assert got[name].item() == pytest.approx(value.item(), rel=1e-4), name
     gradients = {name: p.grad for name, p in naive.named_parameters()}
+    largest = max(grad.abs().max().item() for grad in gradients.values())
     for name, p in ours.learner.named_parameters():
-        assert torch.allclose(p.grad, gradients[name], rtol=1e-4, atol=1e-4 * gradients[name].abs().max() + 1e-9), name
+        expected_grad = gradients[name]
+        # rho's bias shifts all widths alike, which every layer norm removes: its true gradient is 0, noise is left.
+        tolerance = 1e-4 * expected_grad.abs().max().item() + 1e-6 * largest
+        assert torch.allclose(p.grad, expected_grad, rtol=1e-4, atol=tolerance), name
 
 
 def test_paper_starts_as_zero_shot_clip(backbone):
@@ -55,7 +59,7 @@ def test_paper_starts_as_zero_shot_clip(backbone):
         backbone.encode_text(backbone.tokenize([f"a photo of a {n.replace('_', ' ')}." for n in NAMES])), dim=-1
     )
     expected = backbone.logit_scale * F.normalize(backbone.encode_image(images).final, dim=-1) @ text.t()
-    assert torch.allclose(model(images).logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+    assert torch.allclose(model(images).logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.fixture(scope="module")

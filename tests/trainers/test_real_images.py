@@ -41,4 +41,8 @@ def test_a_few_steps_of_a_random_vit_b16_base_to_new(tmp_path):
     assert [s["split"] for s in steps] == ["train", "train", "test"]
     new = argv(tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new")
     train.main([*vit[:2], "--eval-only", "--model-dir", str(tmp_path / "base"), *new, *vit[2:]])
-    assert list(json.loads((tmp_path / "new" / "results.json").read_text())["per_class"]) == ["horse", "house", "person"]
+    assert list(json.loads((tmp_path / "new" / "results.json").read_text())["per_class"]) == [
+        "horse",
+        "house",
+        "person",
+    ]
