@@ -1,8 +1,9 @@
 """The training loop, its hooks, and the run folder."""
 
+from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
 from .run import Run, run
-from .trainer import SimpleTrainer, TrainerBase, TrainerX
+from .trainer import SimpleTrainer, TrainerX
 
 __all__ = [
     "TRAINER_REGISTRY",
