@@ -96,6 +96,17 @@ def test_batches_differ_by_epoch_even_if_a_trainer_overrides_before_epoch(
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
+def test_unlabelled_images_follow_the_epoch_too(make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = toy.DatasetBase.__init__
+    monkeypatch.setattr(
+        toy.DatasetBase, "__init__", lambda self, **lists: init(self, train_u=lists["train_x"], **lists)
+    )
+    trainer = build_trainer(make_cfg("TEST.NO_TEST", "True"))
+    trainer.train()
+    for loader in (trainer.train_loader_x, trainer.train_loader_u):
+        assert (loader.sampler.epoch, int(loader.dataset.epoch)) == (toy.EPOCHS - 1, toy.EPOCHS - 1)
+
+
 @no_steps
 def test_trainer_may_log_nothing(make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(toy.ToyTrainer, "forward_backward", lambda self, batch: None)
