@@ -46,8 +46,12 @@ format: $(VENV)/.installed-dev ## Mend style and format with ruff
 type: $(VENV)/.installed-dev ## Check types with mypy
 	@$(PY) -m mypy
 
-bench: $(VENV)/.installed ## Measure speed and memory beside naive references
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(PY) "$$file"; done
+bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (half an hour on two cores)
+	@set -e; for name in text_encoder training_step evaluation startup data_loading plots; do \
+	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
+	done
+	@$(PY) -m benchmarks.report
+	@echo "The README gets this section by: $(PY) -m benchmarks.report --readme README.md"
 
 clean: ## Remove caches (data/, output/ and .venv/ stay)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,186 @@
+"""Data loading: the three training views, ours against the straight way with the same random numbers.
+
+    python -m benchmarks.data_loading
+    python -m benchmarks.data_loading --quick
+
+The straight way decodes each image each time and makes its views in the training process, one after another. Both give
+the same pixels, which is checked. Floors: the views of decoded images alone, spread over the cores; and for training
+with data, the steps alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, machine
+from benchmarks.pictures import make_pictures
+
+VIEWS = ("img", "img2", "img3")
+
+
+class Loading:
+    """Both ways to load one set of pictures; counts the epochs, so that each pass has new views.
+
+    Args:
+        pictures: Folder with <class>/<image>.
+        config: Stem of a file in configs/trainers/GOPro.
+        size: Height = width of the views, pixels.
+        batch: Images a batch.
+        workers: Worker processes of our loader.
+    """
+
+    def __init__(self, pictures: Path, config: str, size: int, batch: int, workers: int) -> None:
+        import datasets  # noqa: F401  registers them
+        import train
+        from dassl.data import DataManager
+        from dassl.data.transforms import build_transform
+        from trainers.views import augmix_view, moco_view
+
+        files = ["image_folder", config]
+        paths = [common.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]
+        flags = [str(path / f"{stem}.yaml") for path, stem in zip(paths, files, strict=True)]
+        argv = ["--root", str(pictures), "--seed", "1", "--dataset-config-file", flags[0], "--config-file", flags[1]]
+        opts = f"INPUT.SIZE ({size},{size}) DATALOADER.TRAIN_X.BATCH_SIZE {batch} DATALOADER.NUM_WORKERS {workers}"
+        cfg = train.build_config(train.parse_args([*argv, *opts.split(), "VERBOSE", "False"]))
+        mean, std, how = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.INTERPOLATION
+        self.views = [
+            build_transform(cfg, is_train=True),
+            moco_view(size, mean, std, how),
+            augmix_view(size, mean, std, how),
+        ]
+        self.manager = DataManager(cfg, custom_tfm_train=self.views)
+        self.loader, self.items = self.manager.train_loader_x, self.manager.dataset.train_x
+        self.seed, self.batch, self.epoch = cfg.SEED, batch, -1
+        self.images = len(self.loader) * batch
+
+    def begin_epoch(self) -> int:
+        """The next epoch for both sides."""
+        self.epoch += 1
+        self.loader.sampler.set_epoch(self.epoch)
+        self.loader.dataset.set_epoch(self.epoch)
+        return self.epoch
+
+    def ours(self) -> Iterable[dict[str, Any]]:
+        """An epoch of batches from the engine's loader."""
+        self.begin_epoch()
+        return self.loader
+
+    def naive(self) -> Iterator[dict[str, Any]]:
+        """An epoch of batches, the straight way."""
+        import torch
+        from PIL import Image
+
+        from dassl.utils import seeded
+
+        epoch = self.begin_epoch()
+        order = list(self.loader.sampler)[: self.images]
+        for start in range(0, self.images, self.batch):
+            rows = []
+            for index in order[start : start + self.batch]:
+                image = Image.open(self.items[index].impath).convert("RGB")
+                with seeded(self.seed, epoch, index):
+                    rows.append([view(image) for view in self.views])
+            batch = {name: torch.stack(views) for name, views in zip(VIEWS, zip(*rows, strict=True), strict=True)}
+            labels = torch.tensor([self.items[index].label for index in order[start : start + self.batch]])
+            yield batch | {"label": labels}
+
+    def error(self) -> float:
+        """Difference of the first batch's views."""
+        ours = next(iter(self.ours()))
+        self.epoch -= 1
+        naive = next(self.naive())
+        return common.relative_error([ours[name] for name in VIEWS], [naive[name] for name in VIEWS])
+
+    def views_alone(self) -> float:
+        """Seconds an image that its views take on all cores, decoding and workers' overhead left out."""
+        import torch
+
+        from dassl.utils import read_image
+
+        images = [read_image(item.impath) for item in self.items[: min(8, len(self.items))]]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        start = time.perf_counter()
+        for image in images:
+            for view in self.views:
+                view(image)
+        spent = time.perf_counter() - start
+        torch.set_num_threads(threads)
+        return spent / len(images) / machine.describe("cpu")["cores"]
+
+
+def trainer_step(args: argparse.Namespace, classes: int) -> Callable[[dict[str, Any]], None]:
+    """One training step of the tiny CLIP on a batch, as the demo's."""
+    from benchmarks import models
+
+    model = models.build_ours(models.backbone("tiny", "cpu"), classes).train()
+    now: dict[str, Any] = {}
+    step = models.step(
+        lambda: models.ours_loss(model, [now[name] for name in VIEWS], now["label"]), list(model.learner.parameters())
+    )
+
+    def run(batch: dict[str, Any]) -> None:
+        now.update(batch)
+        step()
+
+    return run
+
+
+def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None) -> dict[str, Any]:
+    """A row of the record: an epoch each way, with training steps if given; times are per image."""
+    error = common.require(loading.error(), 1e-6, what)
+
+    def epoch(batches: Callable[[], Iterable[Any]]) -> None:
+        for batch in batches():
+            if step is not None:
+                step(batch)
+
+    times = common.measure({s: partial(epoch, getattr(loading, s)) for s in ("ours", "naive")}, repeats)
+    if step is None:
+        least = loading.views_alone()
+    else:
+        batch = next(iter(loading.naive()))
+        alone = common.measure({"step": partial(step, batch)}, repeats)
+        least = alone["step"]["seconds"] / loading.batch
+    sides = {}
+    for side, result in times.items():
+        runs = [seconds / loading.images for seconds in result["runs"]]
+        sides[side] = result | {"seconds": result["seconds"] / loading.images, "runs": runs}
+    floor = {"seconds": least, "share": least / sides["ours"]["seconds"]}
+    return common.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Measure and write the record."""
+    args = common.options(__doc__, argv, models=False)
+    from benchmarks import models
+
+    cores = machine.describe("cpu")["cores"]
+    tiny = models.backbone("tiny", "cpu").image_size
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        classes, per_class, width, height = (2, 8, 64, 48) if args.quick else (8, 16, 500, 375)
+        large = make_pictures(Path(folder) / "large", classes, per_class, width, height)
+        small = make_pictures(Path(folder) / "small", classes, 2 * per_class, 80, 80)
+        workers = 1 if args.quick else cores
+        size = 32 if args.quick else 224
+        loading = Loading(large, "vit_b16", size, 4, workers)
+        rows.append(compare(loading, f"three views of {size} px from {width} x {height} JPEG", args.repeats, None))
+        loading = Loading(small, "tiny", tiny, 4 if args.quick else 16, workers)
+        step = trainer_step(args, classes)
+        rows.append(compare(loading, "training of the tiny CLIP, data included", args.repeats, step))
+        del loading
+    return common.finish("data_loading", args, rows, per="image")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Testing: images/s of one view at a time, ours against the released way (three views, image by image).
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --quick
+
+The table is printed and kept as JSON in benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, machine, tables
+
+LIMIT = 1e-5  # relative, in fp32: logits
+# Classes, images a batch of ours, and of the naive side, which takes its images one after another anyway.
+CASES = [(10, 32, 4), (100, 32, 2), (1000, 16, 1)]
+GPU = [(10, 256, 8), (100, 128, 8), (1000, 64, 4)]
+QUICK = [(4, 4, 2), (12, 4, 2)]
+
+
+def build(args: argparse.Namespace, side: str, classes: int) -> Any:
+    """One side's function from B images to logits [B, C]."""
+    import torch
+
+    from benchmarks import models
+
+    clip = models.backbone(args.backbone, args.device, args.dtype if side == "ours" else "fp32")
+    naive = models.build_naive(clip, classes).eval()
+    if side == "ours":
+        ours = models.build_ours(clip, classes, like=naive).eval()
+        return torch.inference_mode()(lambda images: ours(images).logits)
+
+    @torch.no_grad()
+    def released(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(args.device, models.DTYPES[args.dtype], enabled=args.dtype != "fp32"):
+            return naive(images, images, images)[0].float()
+
+    return released
+
+
+def images_of(args: argparse.Namespace, batch: int) -> Any:
+    """B images for either side."""
+    from benchmarks import models
+
+    return models.views(models.backbone(args.backbone, args.device, args.dtype), batch, 1)[0]
+
+
+def run_alone(args: argparse.Namespace, side: str, classes: int, batch: int) -> None:
+    """One batch of one side by itself, for its memory."""
+    build(args, side, classes)(images_of(args, batch))
+
+
+def measure_case(args: argparse.Namespace, classes: int, batch: int, naive_batch: int) -> dict[str, Any]:
+    """A row of the record; its times are per image."""
+    from benchmarks import models
+
+    ours, naive = build(args, "ours", classes), build(args, "naive", classes)
+    images = images_of(args, batch)
+    few = images[:naive_batch]
+    case = {"batch": batch, "naive_batch": naive_batch, "classes": classes}
+    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
+    error = common.require(common.relative_error([ours(few)], [naive(few)]), limit, tables.label(case))
+    sides = {"ours": lambda: ours(images), "naive": lambda: naive(few)}
+    times = common.measure(sides, args.repeats, args.device)
+    result = {}
+    for side, count in (("ours", batch), ("naive", naive_batch)):
+        runs = [seconds / count for seconds in times[side]["runs"]]
+        peak = common.peak_bytes(run_alone, args, side, classes, count, device=args.device)
+        result[side] = times[side] | {"seconds": times[side]["seconds"] / count, "runs": runs, "peak_bytes": peak}
+    work = models.whole_floor(models.backbone(args.backbone, args.device, args.dtype), batch, classes, training=False)
+    return common.row(case, result["ours"], result["naive"], error=error, floor=work.over(batch))
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Measure and write the record."""
+    args = common.options(__doc__, argv)
+    rates = machine.rates(args.device, args.dtype, args.quick)
+    cases = QUICK if args.quick else GPU if args.device == "cuda" else CASES
+    rows = []
+    for i, case in enumerate(cases):
+        rows.append(measure_case(args, *case))
+        print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
+    return common.finish("evaluation", args, rows, rates, per="image")
+
+
+if __name__ == "__main__":
+    main()

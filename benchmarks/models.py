@@ -1,0 +1,112 @@
+"""The two sides of the benchmarks on the same random weights: ours and the naive reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import clip
+from benchmarks.class_names import class_names
+from benchmarks.naive import NaiveGOPro, naive_loss
+from benchmarks.work import Tower, Work, image_work, learner_work, text_work
+from clip import FrozenCLIP
+from trainers.gopro import GOProModel, build_gopro
+from trainers.losses import nt_xent, prompt_consistency
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
+# What rounding explains: of the numbers' own precision, carried through the blocks.
+LIMITS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 2e-1}
+
+
+def words(count: int) -> str:
+    """`count` words of one token each, to start a context from."""
+    return " ".join((["a", "photo", "of", "a"] * -(-count // 4))[:count])
+
+
+@lru_cache(maxsize=2)
+def backbone(name: str, device: str, dtype: str = "fp32") -> FrozenCLIP:
+    """A CLIP with random weights, the same on each call."""
+    return clip.load(name, pretrained=False, dtype=DTYPES[dtype], device=device)
+
+
+def build_naive(model: FrozenCLIP, classes: int, context: int = 4) -> NaiveGOPro:
+    """The naive reference on an fp32 backbone, with reproducible learnables."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        naive = NaiveGOPro(model.model, model.tokenize, class_names(classes), words(context))
+    return naive.to(model.device)
+
+
+def build_ours(model: FrozenCLIP, classes: int, like: NaiveGOPro | None = None) -> GOProModel:
+    """Our model of the published variant, with the learnables of a naive one."""
+    ours = build_gopro(model, class_names(classes), variant="released")
+    if like is not None:
+        ours.learner.load_state_dict(like.state_dict())
+    return ours
+
+
+def views(model: FrozenCLIP, batch: int, count: int = 3) -> list[torch.Tensor]:
+    """Views of B images, [B, 3, H, W] each: noise, since cost and agreement do not depend on what is seen."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, model.image_size, model.image_size)
+    return [torch.randn(shape, generator=generator).to(model.device) for _ in range(count)]
+
+
+def labels(batch: int, classes: int, device: Any) -> torch.Tensor:
+    """Long [B]."""
+    return (torch.arange(batch) % classes).to(device)
+
+
+def ours_loss(model: GOProModel, images: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+    """The published total loss, by the trainer's own parts."""
+    out = model(*images)
+    sem = prompt_consistency(out.text, out.text_moco, out.text_augmix, "mean")
+    return F.cross_entropy(out.logits, label) + 1.0 * sem + 0.1 * nt_xent(out.projected, out.projected_moco, 0.1)
+
+
+def reference_loss(
+    model: NaiveGOPro, images: Sequence[torch.Tensor], label: torch.Tensor, dtype: str = "fp32"
+) -> torch.Tensor:
+    """The naive total; below fp32 under autocast, since its learnables are fp32."""
+    with torch.autocast(label.device.type, DTYPES[dtype], enabled=dtype != "fp32"):
+        out = model(*images)
+    return naive_loss(tuple(x.float() for x in out), label)["loss"]
+
+
+def step(
+    loss: Callable[[], torch.Tensor], parameters: Sequence[torch.nn.Parameter], scale: float = 1.0
+) -> Callable[[], None]:
+    """A training step: loss, backward, and SGD as the recipe has it."""
+    optimizer = torch.optim.SGD(parameters, lr=0.002 / scale, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        (loss() * scale).backward()
+        optimizer.step()
+
+    return run
+
+
+def text_tower(model: FrozenCLIP) -> Tower:
+    """Sizes of the text tower."""
+    return Tower.of(model.model.transformer.resblocks, model.embed_dim)
+
+
+def text_floor(model: FrozenCLIP, batch: int, classes: int, context: int = 4, backward: bool = False) -> Work:
+    """Least work of the text features of B images x C classes."""
+    names = [[*clip.encode(name + "."), clip.tokenizer.EOT] for name in class_names(classes)]
+    return text_work(text_tower(model), names, batch, context, backward)
+
+
+def whole_floor(model: FrozenCLIP, batch: int, classes: int, training: bool) -> Work:
+    """Least work of a training step (three views, both passes) or of testing (one view) on B images."""
+    images = batch * (3 if training else 1)
+    tower = Tower.of(model.model.visual.transformer.resblocks, model.embed_dim)
+    patch = model.model.visual.conv1.kernel_size[0]
+    work = image_work(tower, images, model.image_size, patch) + text_floor(model, images, classes, backward=training)
+    return work + learner_work(images, model.vision_layers, model.vision_width, model.text_width, training)

@@ -1,0 +1,188 @@
+"""The README's performance section, written from the records in benchmarks/results.
+
+    python -m benchmarks.report                       prints it
+    python -m benchmarks.report --readme README.md    puts it between the file's markers
+    python -m benchmarks.report --check README.md     fails where the file says something else
+
+What was not measured is called so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import plots, startup, tables
+from benchmarks.common import RESULTS, ROOT
+from benchmarks.records import Records, find, read
+
+BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
+NOT_MEASURED = "not measured"
+Value = Callable[[Records], Any]
+
+
+def _row(benchmark: str, *path: str, **case: Any) -> Value:
+    """A value inside the row of a case, or None."""
+
+    def value(group: Records) -> Any:
+        found: Any = find(group, benchmark, **case)
+        for key in path:
+            found = found[key] if found else None
+        return found
+
+    return value
+
+
+def _error(group: Records) -> float | None:
+    rows = [row for name in ("text_encoder", "training_step") if name in group for row in group[name]["rows"]]
+    return max((row["error"] for row in rows if row["error"] is not None), default=None)
+
+
+def _speed(group: Records) -> float | None:
+    seconds = _row("evaluation", "ours", "seconds", classes=1000)(group)
+    return 1 / seconds if seconds else None
+
+
+def _ratio(value: float) -> str:
+    return f"{tables.amount(value)} x"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+STEP50, STEP500, STEP1000 = ({"batch": 4, "classes": classes} for classes in (50, 500, 1000))
+PEAK, TIME = ("ours", "peak_bytes"), ("ours", "seconds")
+HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
+# What, value, how it is written, target, and whether the target is a floor (1) or a ceiling (-1).
+Targets = list[tuple[str, Value, Callable[[float], str], float, int]]
+CPU: Targets = [
+    ("agreement of features and gradients, relative, fp32", _error, "{:.0e}".format, 1e-5, -1),
+    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", "ratio", **HEADLINE), _ratio, 15, 1),
+    ("its share of the floor", _row("text_encoder", "floor", "share", **HEADLINE), _percent, 0.6, 1),
+    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", "ratio", **STEP50), _ratio, 10, 1),
+    ("its memory", _row("training_step", *PEAK, **STEP50), tables.gigabytes, 3.5e9, -1),
+    (
+        "training step, 4 images x 500 classes: memory",
+        _row("training_step", *PEAK, **STEP500),
+        tables.gigabytes,
+        6e9,
+        -1,
+    ),
+    ("testing, 100 classes: ours / naive images/s", _row("evaluation", "ratio", classes=100), _ratio, 25, 1),
+    (startup.HELP, _row("startup", *TIME, what=startup.HELP), tables.seconds, 1, -1),
+    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), tables.seconds, 10, -1),
+]
+GPU: Targets = [
+    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), tables.seconds, 0.025, -1),
+    (
+        "training step, 4 images x 1000 classes: memory",
+        _row("training_step", *PEAK, **STEP1000),
+        tables.gigabytes,
+        16e9,
+        -1,
+    ),
+    ("testing, 1000 classes", _speed, lambda value: f"{tables.amount(value)} images/s", 700, 1),
+    (
+        "text encoder, 12 prompts x 50 classes: share of the floor",
+        _row("text_encoder", "floor", "share", **HEADLINE),
+        _percent,
+        0.6,
+        1,
+    ),
+]
+
+
+def targets_table(targets: Targets, group: Records) -> str:
+    """Markdown table of what was aimed at and what was reached."""
+    lines = ["| | target | measured | reached |", "|---|--:|--:|:-:|"]
+    for what, value, write, target, sign in targets:
+        got = value(group)
+        aim = f"{'at least' if sign > 0 else 'below'} {write(target)}"
+        reached = "" if got is None else "yes" if sign * (got - target) >= 0 else "no"
+        lines.append(f"| {what} | {aim} | {NOT_MEASURED if got is None else write(got)} | {reached} |")
+    return "\n".join(lines)
+
+
+def machine_section(group: Records, results: Path, root: Path) -> str:
+    """All tables of one machine and precision."""
+    newest = max(group.values(), key=lambda record: record["date"])
+    about, rates = newest["machine"], next((r["rates"] for r in group.values() if r["rates"]), None)
+    dates = sorted({record["date"] for record in group.values()})
+    settings: dict[str, Any] = next((r["settings"] for r in group.values() if "backbone" in r["settings"]), {})
+    what = f"; {settings['backbone']} with random weights in {settings['dtype']}" if settings else ""
+    gigabytes = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
+    parts = [
+        f"**{about['name']}**{gigabytes}, PyTorch {about['torch']}, {' to '.join(dict.fromkeys(dates))}{what}.",
+        targets_table(CPU if about["device"] == "cpu" else GPU, group),
+    ]
+    for name, title in tables.TITLES.items():
+        if name in group:
+            parts += [f"**{title}** (`{group[name]['command']}`)", tables.markdown(group[name])]
+    if rates:
+        parts.append(tables.rate_note(rates))
+    chart = plots.path(results, group)
+    if chart.is_file():
+        parts.append(f"![Growth with classes, images and context tokens]({chart.relative_to(root).as_posix()})")
+    return "\n\n".join(parts)
+
+
+def section(results: Path = RESULTS, root: Path = ROOT) -> str:
+    """The whole section, markers included."""
+    groups = read(results)
+    on_gpu = [group for group in groups if next(iter(group.values()))["machine"]["device"] == "cuda"]
+    parts = [
+        BEGIN,
+        "Medians beside the naive reference (`benchmarks/naive.py`: the published algorithm, image by image over 77 "
+        "tokens, three views also in testing), run in the same process on the same weights after checking that both "
+        "agree. Repeat it with `make bench`.",
+        *(machine_section(group, results, root) for group in groups),
+    ]
+    if len(on_gpu) == len(groups):
+        parts.append("**CPU**: not measured.")
+    if not on_gpu:
+        parts += ["**GPU of the H100 class, bf16**: not measured.", targets_table(GPU, {})]
+    return "\n\n".join([*parts, END])
+
+
+def put(text: str, new: str) -> str:
+    """A README with its section replaced.
+
+    Raises:
+        ValueError: It lacks the markers, or has them more than once.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(f"the file must hold {BEGIN} ... {END} once")
+    return pattern.sub(lambda _: new, text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the section, put it into a file, or check that it is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--readme", type=Path, help="file to write into, between its markers")
+    parser.add_argument("--check", type=Path, help="file to compare with")
+    args = parser.parse_args(argv)
+    new = section(args.results, args.results.resolve().parent if args.results != RESULTS else ROOT)
+    file = args.readme or args.check
+    if file is None:
+        print(new)
+        return
+    old = file.read_text()
+    if args.readme:
+        file.write_text(put(old, new))
+    elif put(old, new) != old:
+        sys.exit(
+            f"{file}: the performance section is not that of {args.results}; run benchmarks.report --readme {file}"
+        )
+
+
+if __name__ == "__main__":
+    main()

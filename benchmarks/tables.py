@@ -1,0 +1,129 @@
+"""Records as tables: on the terminal after a run, and as Markdown in the README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TITLES = {
+    "text_encoder": "Text encoder",
+    "training_step": "Training step",
+    "evaluation": "Testing",
+    "startup": "Start-up",
+    "data_loading": "Data loading",
+}
+
+
+def label(case: Mapping[str, Any]) -> str:
+    """What a row measured, e.g. `4 images x 50 classes, forward`."""
+    if "what" in case:
+        return str(case["what"])
+    parts = [f"{case['batch']} {'prompts' if 'mode' in case else 'images'} x {case['classes']} classes"]
+    if "batch" in case and case.get("context", 4) != 4:
+        parts.append(f"{case['context']} context tokens")
+    return ", ".join([*parts, *([case["mode"]] if "mode" in case else [])])
+
+
+def amount(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without exponents."""
+    if value is None:
+        return "-"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    if whole:
+        return f"{value:,.{max(0, digits - whole)}f}"
+    return f"{float(f'{value:.{digits}g}'):f}".rstrip("0").rstrip(".") or "0"
+
+
+def seconds(value: float | None) -> str:
+    """A time with its unit."""
+    if value is None:
+        return "-"
+    return f"{amount(value)} s" if value >= 1 else f"{amount(value * 1000)} ms"
+
+
+def gigabytes(value: float | None) -> str:
+    """Bytes in GB (1e9)."""
+    return "-" if value is None else f"{amount(value / 1e9)} GB"
+
+
+def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a record; columns that no row fills are left out, extrapolated figures have a star."""
+
+    def time(side: Mapping[str, Any] | None) -> str:
+        if side is None:
+            return "-"
+        text = seconds(side["seconds"])
+        if record["per"] == "image":
+            text = f"{amount(1 / side['seconds'])} images/s"
+        return text + ("*" if side.get("extrapolated_from") else "")
+
+    def memory(side: Mapping[str, Any] | None) -> str:
+        star = "*" if side and side.get("extrapolated_from") and side.get("peak_bytes") else ""
+        return (gigabytes(side.get("peak_bytes")) if side else "-") + star
+
+    header = ["", "ours", "naive", "ratio", "our peak", "naive peak", "error", "floor", "of the floor"]
+    rows = []
+    for row in record["rows"]:
+        ours, naive, floor = row["ours"], row["naive"], row["floor"] or {}
+        rows.append(
+            [
+                label(row["case"]),
+                time(ours),
+                time(naive),
+                "-" if row["ratio"] is None else f"{amount(row['ratio'])} x",
+                memory(ours),
+                memory(naive),
+                "-" if row["error"] is None else f"{row['error']:.0e}",
+                time(floor) if floor else "-",
+                f"{100 * floor['share']:.0f} %" if floor else "-",
+            ]
+        )
+    filled = [i for i in range(len(header)) if i == 0 or any(cells[i] != "-" for cells in rows)]
+    return [header[i] for i in filled], [[cells[i] for i in filled] for cells in rows]
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """Where starred figures come from."""
+    sizes = sorted({row["naive"]["extrapolated_from"] for row in record["rows"] if _starred(row)})
+    if not sizes:
+        return []
+    return [f"* does not fit or takes too long; in a straight line from what does: {'; '.join(sizes)}."]
+
+
+def _starred(row: Mapping[str, Any]) -> bool:
+    return bool(row["naive"] and row["naive"].get("extrapolated_from"))
+
+
+def text(record: Mapping[str, Any]) -> str:
+    """The record for a terminal."""
+    header, rows = table(record)
+    widths = [max(len(cells[i]) for cells in [header, *rows]) for i in range(len(header))]
+
+    def aligned(cells: Sequence[str]) -> str:
+        places = zip(cells, widths, strict=True)
+        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(places)).rstrip()
+
+    settings = record["settings"]
+    chosen = ", ".join(str(settings[key]) for key in ("backbone", "dtype") if key in settings)
+    title = f"{TITLES[record['benchmark']]}: {record['machine']['name']}" + (f"; {chosen}" if chosen else "")
+    lines = [title, aligned(header), *map(aligned, rows), *notes(record)]
+    if record["rates"]:
+        lines.append(rate_note(record["rates"]))
+    return "\n".join(lines)
+
+
+def rate_note(rates: Mapping[str, float]) -> str:
+    """The measured rates in words."""
+    return (
+        f"Floor: least operations at the measured {amount(rates['matmul_flops'] / 1e9)} GFLOP/s of matrix products, or "
+        f"bytes at {amount(rates['copy_bytes'] / 1e9)} GB/s of copies, whichever takes longer."
+    )
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The record as a Markdown table with its notes."""
+    header, rows = table(record)
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    body = "\n".join("| " + " | ".join(cell.replace("*", "\\*") for cell in cells) + " |" for cells in lines)
+    after = [note.replace("*", "\\*", 1) for note in notes(record)]
+    return "\n\n".join([body, *after])

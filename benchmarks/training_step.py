@@ -1,0 +1,151 @@
+"""A training step of GOPro: three views of B images, C classes, losses, gradients, SGD; ours against the naive one.
+
+    python -m benchmarks.training_step
+    python -m benchmarks.training_step --quick
+
+The naive side keeps every activation of 3 x B x C rows of the full context. Where that does not fit into the memory at
+hand, which two small runs tell, its time and memory are continued in a straight line from the largest C that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import common, machine, tables
+from benchmarks.extrapolate import largest_fitting, line
+
+LIMIT = 1e-5  # relative, in fp32: loss and gradients of all learnables
+ZERO = 1e-4  # e.g. the gradient of a bias in front of a norm, which is rounding and nothing else
+CASES = [(2, 10), (4, 50), (4, 500), (4, 1000)]  # images, classes
+QUICK = [(2, 4), (2, 12)]
+PROBES = (2, 6)  # classes of the runs that tell what the naive side needs
+BUDGET_SEC = 90
+
+
+class Sides:
+    """Both models of one case, with the same weights and images."""
+
+    def __init__(self, args: argparse.Namespace, batch: int, classes: int, only: str = "") -> None:
+        from benchmarks import models
+
+        self.args, self.models = args, models
+        self.scale = models.LOSS_SCALE.get(args.dtype, 1.0)
+        same = args.dtype == "fp32"
+        self.clip = models.backbone(args.backbone, args.device, args.dtype if only != "naive" else "fp32")
+        self.naive = self.ours = None
+        if only != "ours":
+            full = self.clip if same or only else models.backbone(args.backbone, args.device)
+            self.naive = models.build_naive(full, classes).train()
+        if only != "naive":
+            self.ours = models.build_ours(self.clip, classes, like=self.naive).train()
+        self.views, self.label = models.views(self.clip, batch), models.labels(batch, classes, self.clip.device)
+
+    def loss(self, side: str) -> Any:
+        """The total loss of one side."""
+        if side == "ours":
+            return self.models.ours_loss(self.ours, self.views, self.label)
+        return self.models.reference_loss(self.naive, self.views, self.label, self.args.dtype)
+
+    def parameters(self, side: str) -> dict[str, Any]:
+        """The learnables by their published names."""
+        return dict((self.ours.learner if side == "ours" else self.naive).named_parameters())
+
+    def step(self, side: str) -> Any:
+        """A function that does one training step."""
+        return self.models.step(lambda: self.loss(side), list(self.parameters(side).values()), self.scale)
+
+    def error(self) -> float:
+        """Of ours against the naive one: the loss, and each learnable's gradient."""
+        losses, gradients = [], []
+        for side in ("ours", "naive"):
+            loss, parameters = self.loss(side), self.parameters(side)
+            (loss * self.scale).backward()
+            losses.append([loss])
+            gradients.append([p.grad for _, p in sorted(parameters.items())])
+            for p in parameters.values():
+                p.grad = None
+        return max(common.relative_error(*losses), common.relative_error(*gradients, zero=ZERO))
+
+
+def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int) -> None:
+    """Two steps of one side by itself, for its memory; the second one meets the optimizer's state."""
+    step = Sides(args, batch, classes, only=side).step(side)
+    step()
+    step()
+
+
+class Naive:
+    """The naive side at one batch size: what fits, and what the rest would cost."""
+
+    def __init__(self, args: argparse.Namespace, batch: int) -> None:
+        self.args, self.batch = args, batch
+        probes = [
+            (classes, common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device))
+            for classes in PROBES
+        ]
+        self.need = line(probes) if all(peak for _, peak in probes) else lambda _: float("inf")
+        self.points: list[tuple[int, float]] = []
+
+    def fitting(self, classes: int) -> int:
+        """The largest number of classes that fits, up to `classes`."""
+        limit = 8 if self.args.quick else classes
+        return largest_fitting(min(classes, limit), self.need, machine.available_bytes(self.args.device))
+
+    def continued(self, classes: int, fitting: int) -> dict[str, Any] | None:
+        """Time and memory at a size that does not fit, from the largest that does and half of it; None if none does."""
+        if fitting < 2:
+            return None
+        if not self.points:
+            for size in (fitting // 2, fitting):
+                step = Sides(self.args, self.batch, size, only="naive").step("naive")
+                times = common.measure({"naive": step}, self.args.repeats, self.args.device, BUDGET_SEC)
+                self.points.append((size, times["naive"]["seconds"]))
+        source = f"{self.batch} images x {self.points[-1][0]} classes"
+        seconds = line(self.points)(classes)
+        return {"seconds": seconds, "runs": [], "peak_bytes": self.need(classes), "extrapolated_from": source}
+
+
+def measure_case(args: argparse.Namespace, batch: int, classes: int, naive_at: Naive) -> dict[str, Any]:
+    """A row of the record: times, agreement, peaks of memory and floor of one case."""
+    from benchmarks import models
+
+    case = {"batch": batch, "classes": classes}
+    fitting = naive_at.fitting(classes)
+    naive, error = naive_at.continued(classes, fitting) if fitting < classes else None, None
+    if fitting >= 1:
+        limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
+        error = common.require(Sides(args, batch, min(fitting, classes)).error(), limit, tables.label(case))
+    sides = Sides(args, batch, classes, only="" if fitting == classes else "ours")
+    steps = {side: sides.step(side) for side in (("ours", "naive") if fitting == classes else ("ours",))}
+    times = common.measure(steps, args.repeats, args.device, BUDGET_SEC)
+    work = models.whole_floor(sides.clip, batch, classes, training=True)
+    del sides, steps
+    peak = common.peak_bytes(run_alone, args, "ours", batch, classes, device=args.device)
+    if fitting == classes:
+        alone = common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device)
+        naive = times["naive"] | {"peak_bytes": alone}
+    return common.row(case, times["ours"] | {"peak_bytes": peak}, naive, error=error, floor=work)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Measure and write the record."""
+    args = common.options(__doc__, argv)
+    rates = machine.rates(args.device, args.dtype, args.quick)
+    rows: list[dict[str, Any]] = []
+    naive_at: dict[int, Naive] = {}
+    cases = QUICK if args.quick else CASES
+    for i, (batch, classes) in enumerate(cases):
+        naive_at.setdefault(batch, Naive(args, batch))
+        rows.append(measure_case(args, batch, classes, naive_at[batch]))
+        print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
+    return common.finish("training_step", args, rows, rates)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Every benchmark at --quick sizes: it runs, both sides agree, and the record has the documented form."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import common
+from benchmarks.records import check
+from benchmarks.tables import TITLES, text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """quick(name, *args): a quick run; returns its record."""
+
+    def run(name, *args):
+        path = importlib.import_module(f"benchmarks.{name}").main(["--quick", "--out", str(tmp_path), *args])
+        assert path.parent == tmp_path
+        return check(json.loads(path.read_text()))
+
+    return run
+
+
+def check_models(record, limit):
+    assert record["settings"]["backbone"] == "tiny" and record["settings"]["quick"] is True
+    assert set(record["rates"]) == {"matmul_flops", "copy_bytes"}
+    for row in record["rows"]:
+        assert 0 <= row["error"] < limit, row["case"]
+        assert row["ratio"] == pytest.approx(row["naive"]["seconds"] / row["ours"]["seconds"])
+        floor = row["floor"]
+        assert floor["flops"] > 0 and floor["bytes"] > 0
+        assert 0 < floor["share"] == pytest.approx(floor["seconds"] / row["ours"]["seconds"])
+
+
+def test_text_encoder(quick, capsys):
+    record = quick("text_encoder")
+    check_models(record, 1e-5)
+    forward, backward, many, _ = record["rows"]
+    assert many["naive"]["extrapolated_from"] == "2 prompts x 20 classes"
+    assert all(row["naive"]["extrapolated_from"] is None for row in (forward, backward))
+    assert all(row[side]["peak_bytes"] > 1e7 for row in (forward, backward) for side in ("ours", "naive"))
+    assert text(record) in capsys.readouterr().out
+
+
+def test_training_step(quick):
+    record = quick("training_step")
+    check_models(record, 1e-5)
+    small, large = record["rows"]
+    assert small["naive"]["extrapolated_from"] is None and small["naive"]["runs"]
+    assert large["naive"]["extrapolated_from"] == "2 images x 8 classes" and not large["naive"]["runs"]
+    assert large["naive"]["peak_bytes"] >= small["naive"]["peak_bytes"] * 0.9
+
+
+def test_evaluation(quick):
+    record = quick("evaluation")
+    check_models(record, 1e-5)
+    assert record["per"] == "image" and "images/s" in text(record)
+
+
+def test_half_precision_is_compared_with_a_wider_limit_and_kept_apart(quick, tmp_path):
+    record = quick("evaluation", "--dtype", "bf16")
+    assert all(row["error"] > 1e-5 for row in record["rows"])
+    assert [path.stem[-5:] for path in tmp_path.iterdir()] == ["-bf16"]
+
+
+@pytest.mark.slow
+def test_startup(quick):
+    record = quick("startup")
+    help_, first = record["rows"]
+    assert help_["naive"] and first["naive"] is None and first["ratio"] is None
+    assert all(row["floor"]["seconds"] > 0 for row in record["rows"])
+
+
+def test_data_loading(quick):
+    record = quick("data_loading")
+    assert all(row["error"] == 0 for row in record["rows"])  # the same pixels
+    assert record["per"] == "image"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["text_encoder", "training_step", "evaluation"])
+def test_gpu(quick, name):
+    record = quick(name, "--device", "cuda", "--backbone", "ViT-B/32")
+    assert record["machine"]["device"] == "cuda" and record["settings"]["dtype"] == "bf16"
+    assert all(row["ours"]["seconds"] > 0 for row in record["rows"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_is_skipped_and_said(capsys):
+    with pytest.raises(SystemExit) as end:
+        common.options("", ["--device", "cuda"])
+    assert not end.value.code and "GPU: skipped" in capsys.readouterr().out
+    assert common.options("", []).device == "cpu"
+
+
+@pytest.mark.parametrize("name", [*TITLES, "plots", "report"])
+def test_help_from_any_folder_without_heavy_imports(name, tmp_path):
+    path = ROOT / "benchmarks" / f"{name}.py"
+    code = f"""import runpy, sys
+sys.argv = ["{name}", "--help"]
+sys.path[0] = "{path.parent}"
+try:
+    runpy.run_path("{path}", run_name="__main__")
+except SystemExit:
+    print("torch" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "--help" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_make_bench_runs_every_benchmark():
+    lines = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    for name in [*TITLES, "plots", "report"]:
+        assert name in lines
