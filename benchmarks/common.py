@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, timing, peaks of memory in child processes, agreement, records and tables.
+"""What the benchmarks share: options, timing, peaks of memory in child processes, records.
 
 A record (one JSON file a benchmark and machine) is {"schema", "benchmark", "date", "command", "machine", "settings",
 "rates", "per", "rows"}; a row is {"case", "ours", "naive", "ratio", "error", "floor"}. A side is {"seconds", "runs",
@@ -27,6 +27,7 @@ from benchmarks.work import Work
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SCHEMA = 1
+LONG_SEC = 10
 
 
 def options(description: str, argv: Sequence[str] | None = None, models: bool = True) -> argparse.Namespace:
@@ -69,33 +70,42 @@ def options(description: str, argv: Sequence[str] | None = None, models: bool = 
 
 
 def measure(
-    sides: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu", budget_sec: float = 90
+    sides: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: str = "cpu",
+    budget_sec: float = 90,
+    results: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time functions in turn, so that a drift of the machine meets them alike.
 
+    The first run of each counts only if it took longer than LONG_SEC: caches and set-up are nothing beside that.
+
     Args:
         sides: Name -> function.
-        repeats: Timed runs each, after one that is not counted.
+        repeats: Timed runs each.
         device: cpu or cuda, to wait for.
-        budget_sec: A function that has used it up, the uncounted run included, is not run again once it has a time.
+        budget_sec: A function that has used it up is not run again once it has a time.
+        results: Gets what each function returned last.
 
     Returns:
         Name -> a side of a record.
     """
-
-    def timed(function: Callable[[], Any]) -> float:
-        machine.wait(device)
-        start = time.perf_counter()
-        function()
-        machine.wait(device)
-        return time.perf_counter() - start
-
-    spent = {name: timed(function) for name, function in sides.items()}
     runs: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
+    spent = dict.fromkeys(sides, 0.0)
+    for turn in range(repeats + 1):
         for name, function in sides.items():
-            if not runs[name] or spent[name] + sum(runs[name]) < budget_sec:
-                runs[name].append(timed(function))
+            if len(runs[name]) == repeats or (runs[name] and spent[name] >= budget_sec):
+                continue
+            machine.wait(device)
+            start = time.perf_counter()
+            result = function()
+            machine.wait(device)
+            seconds = time.perf_counter() - start
+            spent[name] += seconds
+            if turn or seconds > LONG_SEC:
+                runs[name].append(seconds)
+            if results is not None:
+                results[name] = result
     rest = {"peak_bytes": None, "extrapolated_from": None}
     return {name: {"seconds": statistics.median(times), "runs": times, **rest} for name, times in runs.items()}
 
@@ -125,32 +135,6 @@ def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") ->
             if "out of memory" in str(error) or "can't allocate memory" in str(error):
                 return None
             raise
-
-
-def relative_error(got: Sequence[Any], expected: Sequence[Any], zero: float = 0.0) -> float:
-    """Worst over tensors of max |got - expected| / max |expected|.
-
-    Args:
-        got: Tensors.
-        expected: As many, of the same shapes.
-        zero: A tensor whose largest value is below this share of the largest of all is a mathematical zero plus
-            rounding, and is compared with the largest of all.
-
-    Returns:
-        The error.
-    """
-    pairs = [(a.detach().double().cpu(), b.detach().double().cpu()) for a, b in zip(got, expected, strict=True)]
-    scales = [b.abs().max().item() for _, b in pairs]
-    largest = max(scales)
-    scales = [scale if scale > zero * largest else largest or 1.0 for scale in scales]
-    return max((a - b).abs().max().item() / scale for (a, b), scale in zip(pairs, scales, strict=True))
-
-
-def require(error: float, limit: float, what: str) -> float:
-    """Return the error, or stop the benchmark: figures of two different results mean nothing."""
-    if not error <= limit:  # also when it is not a number
-        raise SystemExit(f"{what}: ours differs from the naive reference by {error:.1e} relative, limit {limit:.0e}")
-    return error
 
 
 def row(case: dict[str, Any], ours: dict[str, Any], naive: dict[str, Any] | None, **more: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, machine
+from benchmarks.agreement import relative_error, require
 from benchmarks.pictures import make_pictures
 
 VIEWS = ("img", "img2", "img3")
@@ -98,7 +99,7 @@ class Loading:
         ours = next(iter(self.ours()))
         self.epoch -= 1
         naive = next(self.naive())
-        return common.relative_error([ours[name] for name in VIEWS], [naive[name] for name in VIEWS])
+        return relative_error([ours[name] for name in VIEWS], [naive[name] for name in VIEWS])
 
     def views_alone(self) -> float:
         """Seconds an image that its views take on all cores, decoding and workers' overhead left out."""
@@ -137,7 +138,7 @@ def trainer_step(args: argparse.Namespace, classes: int) -> Callable[[dict[str, 
 
 def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None) -> dict[str, Any]:
     """A row of the record: an epoch each way, with training steps if given; times are per image."""
-    error = common.require(loading.error(), 1e-6, what)
+    error = require(loading.error(), 1e-6, what)
 
     def epoch(batches: Callable[[], Iterable[Any]]) -> None:
         for batch in batches():

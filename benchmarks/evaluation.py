@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, machine, tables
+from benchmarks.agreement import relative_error, require
 
 LIMIT = 1e-5  # relative, in fp32: logits
 # Classes, images a batch of ours, and of the naive side, which takes its images one after another anyway.
@@ -65,10 +66,12 @@ def measure_case(args: argparse.Namespace, classes: int, batch: int, naive_batch
     images = images_of(args, batch)
     few = images[:naive_batch]
     case = {"batch": batch, "naive_batch": naive_batch, "classes": classes}
-    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
-    error = common.require(common.relative_error([ours(few)], [naive(few)]), limit, tables.label(case))
+    logits: dict[str, Any] = {}
     sides = {"ours": lambda: ours(images), "naive": lambda: naive(few)}
-    times = common.measure(sides, args.repeats, args.device)
+    times = common.measure(sides, args.repeats, args.device, results=logits)
+    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
+    error = relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
+    require(error, limit, tables.label(case))
     result = {}
     for side, count in (("ours", batch), ("naive", naive_batch)):
         runs = [seconds / count for seconds in times[side]["runs"]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,13 @@ def charts(group: Records) -> list[Chart]:
     wanted = [
         ("Text encoder, 4 prompts", "text_encoder", "classes", {"batch": 4, "context": 4, **forward}, "seconds"),
         ("Text encoder, 50 classes", "text_encoder", "batch", {"classes": 50, "context": 4, **forward}, "seconds"),
-        ("Text encoder, 4 prompts x 50", "text_encoder", "context", {"batch": 4, "classes": 50, **forward}, "seconds"),
+        (
+            "Text encoder, 4 prompts x 50 classes",
+            "text_encoder",
+            "context",
+            {"batch": 4, "classes": 50, **forward},
+            "seconds",
+        ),
         ("Training step, 4 images", "training_step", "classes", {"batch": 4}, "seconds"),
         ("Training step, 4 images: memory", "training_step", "classes", {"batch": 4}, "peak_bytes"),
         ("Testing, time an image", "evaluation", "classes", {}, "seconds"),
@@ -118,7 +125,7 @@ def draw(chart: Chart) -> Image.Image:
     canvas.text(16, 20, chart.title, 15, "lm")
     for y in ys:
         canvas.line(left, place(xs[0], y)[1], left + width, place(xs[0], y)[1], FAINT)
-        canvas.text(left - 8, place(xs[0], y)[1], chart.unit(y), 11, "rm")
+        canvas.text(left - 8, place(xs[0], y)[1], re.sub(r"[.]0+ ", " ", chart.unit(y)), 11, "rm")
     for x in xs:
         canvas.text(place(x, ys[0])[0], top + height + 8, f"{x:g}", 11, "ma")
     canvas.text(left + width / 2, top + height + 36, chart.axis, 12)

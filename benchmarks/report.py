@@ -24,29 +24,30 @@ from benchmarks.records import Records, find, read
 
 BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
 NOT_MEASURED = "not measured"
-Value = Callable[[Records], Any]
+Value = Callable[[Records], tuple[float | None, bool]]  # None if not measured; whether it is extrapolated
 
 
 def _row(benchmark: str, *path: str, **case: Any) -> Value:
-    """A value inside the row of a case, or None."""
+    """A value inside the row of a case."""
 
-    def value(group: Records) -> Any:
+    def value(group: Records) -> tuple[float | None, bool]:
         found: Any = find(group, benchmark, **case)
+        naive = found["naive"] if found and path == ("ratio",) else None
         for key in path:
             found = found[key] if found else None
-        return found
+        return found, bool(naive and naive["extrapolated_from"])
 
     return value
 
 
-def _error(group: Records) -> float | None:
+def _error(group: Records) -> tuple[float | None, bool]:
     rows = [row for name in ("text_encoder", "training_step") if name in group for row in group[name]["rows"]]
-    return max((row["error"] for row in rows if row["error"] is not None), default=None)
+    return max((row["error"] for row in rows if row["error"] is not None), default=None), False
 
 
-def _speed(group: Records) -> float | None:
-    seconds = _row("evaluation", "ours", "seconds", classes=1000)(group)
-    return 1 / seconds if seconds else None
+def _speed(group: Records) -> tuple[float | None, bool]:
+    seconds, _ = _row("evaluation", "ours", "seconds", classes=1000)(group)
+    return 1 / seconds if seconds else None, False
 
 
 def _ratio(value: float) -> str:
@@ -63,7 +64,7 @@ HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
 # What, value, how it is written, target, and whether the target is a floor (1) or a ceiling (-1).
 Targets = list[tuple[str, Value, Callable[[float], str], float, int]]
 CPU: Targets = [
-    ("agreement of features and gradients, relative, fp32", _error, "{:.0e}".format, 1e-5, -1),
+    ("agreement of features and gradients, relative, fp32", _error, tables.error, 1e-5, -1),
     ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", "ratio", **HEADLINE), _ratio, 15, 1),
     ("its share of the floor", _row("text_encoder", "floor", "share", **HEADLINE), _percent, 0.6, 1),
     ("training step, 4 images x 50 classes: naive / ours", _row("training_step", "ratio", **STEP50), _ratio, 10, 1),
@@ -103,10 +104,11 @@ def targets_table(targets: Targets, group: Records) -> str:
     """Markdown table of what was aimed at and what was reached."""
     lines = ["| | target | measured | reached |", "|---|--:|--:|:-:|"]
     for what, value, write, target, sign in targets:
-        got = value(group)
-        aim = f"{'at least' if sign > 0 else 'below'} {write(target)}"
+        got, extrapolated = value(group)
+        aim = f"{'at least' if sign > 0 else 'below'} {re.sub(r'[.]0+ ', ' ', write(target))}"
         reached = "" if got is None else "yes" if sign * (got - target) >= 0 else "no"
-        lines.append(f"| {what} | {aim} | {NOT_MEASURED if got is None else write(got)} | {reached} |")
+        measured = NOT_MEASURED if got is None else write(got) + ("\\*" if extrapolated else "")
+        lines.append(f"| {what} | {aim} | {measured} | {reached} |")
     return "\n".join(lines)
 
 

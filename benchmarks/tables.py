@@ -46,6 +46,11 @@ def gigabytes(value: float | None) -> str:
     return "-" if value is None else f"{amount(value / 1e9)} GB"
 
 
+def error(value: float | None) -> str:
+    """A relative error, e.g. 2e-7."""
+    return "-" if value is None else f"{value:.0e}".replace("e-0", "e-").replace("0e+00", "0")
+
+
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a record; columns that no row fills are left out, extrapolated figures have a star."""
 
@@ -70,10 +75,10 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 label(row["case"]),
                 time(ours),
                 time(naive),
-                "-" if row["ratio"] is None else f"{amount(row['ratio'])} x",
+                "-" if row["ratio"] is None else f"{amount(row['ratio'])} x{'*' if _starred(row) else ''}",
                 memory(ours),
                 memory(naive),
-                "-" if row["error"] is None else f"{row['error']:.0e}",
+                error(row["error"]),
                 time(floor) if floor else "-",
                 f"{100 * floor['share']:.0f} %" if floor else "-",
             ]

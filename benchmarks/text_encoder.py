@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, machine, tables
+from benchmarks.agreement import relative_error, require
 from benchmarks.extrapolate import line
 
 LIMIT = 1e-5  # relative, in fp32: features and gradients
@@ -31,6 +32,7 @@ CASES = [
 ]
 QUICK = [(2, 5, 4, "forward"), (2, 5, 4, "forward and backward"), (2, 40, 4, "forward"), (2, 5, 2, "forward")]
 NAIVE_ROWS = 600  # sequences; more take minutes and only repeat themselves
+QUICK_FITTING = 20
 
 
 class Sides:
@@ -90,45 +92,64 @@ def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int, con
     Sides(args, batch, classes, context, only=side).run(side, mode)
 
 
-def measure_case(args: argparse.Namespace, case: tuple[int, int, int, str], peaks: bool) -> dict[str, Any]:
-    """A row of the record: times, agreement, peaks of memory and floor of one case."""
+def both(
+    args: argparse.Namespace, sides: Sides, mode: str, repeats: int, budget_sec: float
+) -> tuple[dict[str, Any], float]:
+    """Times of both sides of a case, and the error between their results."""
+    from benchmarks import models
+
+    results: dict[str, Any] = {}
+    functions = {side: partial(sides.run, side, mode) for side in ("ours", "naive")}
+    times = common.measure(functions, repeats, args.device, budget_sec, results)
+    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
+    error = relative_error(results["ours"], results["naive"])
+    return times, require(error, limit, f"{len(sides.context)} prompts x {sides.classes} classes, {mode}")
+
+
+def continued(args: argparse.Namespace, batch: int, context: int, mode: str, fitting: int) -> tuple[Any, float]:
+    """The naive side's seconds as a line over the classes, from `fitting` of them and half; the error at `fitting`."""
+    points, error = [], 0.0
+    for size in (fitting // 2, fitting):
+        times, error = both(args, Sides(args, batch, size, context), mode, 1, 0)
+        points.append((size, times["naive"]["seconds"]))
+    return line(points), error
+
+
+def measure_case(
+    args: argparse.Namespace, case: tuple[int, int, int, str], peaks: bool, lines: dict[Any, Any]
+) -> dict[str, Any]:
+    """A row of the record: times, agreement, peaks of memory and floor of one case.
+
+    Args:
+        args: The options.
+        case: Batch, classes, context, mode.
+        peaks: Whether to measure memory.
+        lines: What `continued` gave, for the cases that share it.
+
+    Returns:
+        The row.
+    """
     from benchmarks import models
 
     batch, classes, context, mode = case
-    fitting = classes if batch * classes <= NAIVE_ROWS else NAIVE_ROWS // batch
-    if args.quick and classes > 20:
-        fitting = 20
-    sides = Sides(args, batch, classes, context)
-    budget = 90 if peaks else 30
-    source = None
+    fitting = min(classes, QUICK_FITTING if args.quick else NAIVE_ROWS // batch)
+    sides, budget_sec = Sides(args, batch, classes, context), 90 if peaks else 30
     if fitting == classes:
-        times = common.measure(
-            {side: partial(sides.run, side, mode) for side in ("ours", "naive")}, args.repeats, args.device, budget
-        )
-        ours, naive = times["ours"], times["naive"]
+        times, error = both(args, sides, mode, args.repeats, budget_sec)
     else:
-        ours = common.measure({"ours": partial(sides.run, "ours", mode)}, args.repeats, args.device, budget)["ours"]
-        points, source = [], f"{batch} prompts x {fitting} classes"
-        for size in (max(1, fitting // 2), fitting):
-            sides = Sides(args, batch, size, context)
-            run = partial(sides.run, "naive", mode)
-            points.append((size, common.measure({"naive": run}, 1, args.device, budget)["naive"]["seconds"]))
-        naive = {"seconds": line(points)(classes), "runs": []}
-    # Of a size that the naive side can run: for an extrapolated case, its largest.
-    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
-    error = common.relative_error(sides.run("ours", mode), sides.run("naive", mode))
-    common.require(error, limit, tables.label({"batch": batch, "classes": classes, "mode": mode}))
-    peak = {
-        side: common.peak_bytes(run_alone, args, side, *case, device=args.device) if peaks else None
-        for side in ("ours", "naive")
-    }
-    return common.row(
-        {"batch": batch, "classes": classes, "context": context, "mode": mode},
-        ours | {"peak_bytes": peak["ours"]},
-        naive | {"peak_bytes": peak["naive"], "extrapolated_from": source},
-        error=error,
-        floor=models.text_floor(sides.ours, batch, classes, context, mode != "forward"),
-    )
+        key = (batch, context, mode)
+        lines[key] = lines.get(key) or continued(args, *key, fitting)
+        seconds, error = lines[key]
+        times = common.measure({"ours": partial(sides.run, "ours", mode)}, args.repeats, args.device, budget_sec)
+        source = f"{batch} prompts x {fitting} classes"
+        times["naive"] = {"seconds": seconds(classes), "runs": [], "extrapolated_from": source}
+    rows = {}
+    for side in ("ours", "naive"):
+        peak = common.peak_bytes(run_alone, args, side, *case, device=args.device) if peaks else None
+        rows[side] = times[side] | {"peak_bytes": peak}
+    work = models.text_floor(sides.ours, batch, classes, context, mode != "forward")
+    what = {"batch": batch, "classes": classes, "context": context, "mode": mode}
+    return common.row(what, rows["ours"], rows["naive"], error=error, floor=work)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -136,9 +157,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = common.options(__doc__, argv)
     rates = machine.rates(args.device, args.dtype, args.quick)
     cases = QUICK if args.quick else CASES
-    rows = []
+    rows: list[dict[str, Any]] = []
+    lines: dict[Any, Any] = {}
     for i, case in enumerate(cases):  # memory of the first two: one forward, one backward
-        rows.append(measure_case(args, case, peaks=i < 2))
+        rows.append(measure_case(args, case, i < 2, lines))
         print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
     return common.finish("text_encoder", args, rows, rates)
 

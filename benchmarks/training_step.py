@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common, machine, tables
+from benchmarks.agreement import relative_error, require
 from benchmarks.extrapolate import largest_fitting, line
 
 LIMIT = 1e-5  # relative, in fp32: loss and gradients of all learnables
@@ -25,6 +26,7 @@ ZERO = 1e-4  # e.g. the gradient of a bias in front of a norm, which is rounding
 CASES = [(2, 10), (4, 50), (4, 500), (4, 1000)]  # images, classes
 QUICK = [(2, 4), (2, 12)]
 PROBES = (2, 6)  # classes of the runs that tell what the naive side needs
+QUICK_FITTING = 8
 BUDGET_SEC = 90
 
 
@@ -70,7 +72,7 @@ class Sides:
             gradients.append([p.grad for _, p in sorted(parameters.items())])
             for p in parameters.values():
                 p.grad = None
-        return max(common.relative_error(*losses), common.relative_error(*gradients, zero=ZERO))
+        return max(relative_error(*losses), relative_error(*gradients, zero=ZERO))
 
 
 def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int) -> None:
@@ -91,45 +93,58 @@ class Naive:
         ]
         self.need = line(probes) if all(peak for _, peak in probes) else lambda _: float("inf")
         self.points: list[tuple[int, float]] = []
+        self.errors: dict[int, float] = {}
 
     def fitting(self, classes: int) -> int:
         """The largest number of classes that fits, up to `classes`."""
-        limit = 8 if self.args.quick else classes
+        limit = QUICK_FITTING if self.args.quick else classes
         return largest_fitting(min(classes, limit), self.need, machine.available_bytes(self.args.device))
 
-    def continued(self, classes: int, fitting: int) -> dict[str, Any] | None:
-        """Time and memory at a size that does not fit, from the largest that does and half of it; None if none does."""
-        if fitting < 2:
-            return None
+    def error(self, classes: int) -> float:
+        """Of ours against the naive side at a size that fits; above the limit, the benchmark stops."""
+        from benchmarks import models
+
+        if classes not in self.errors:
+            limit = LIMIT if self.args.dtype == "fp32" else models.LIMITS[self.args.dtype]
+            error = Sides(self.args, self.batch, classes).error()
+            self.errors[classes] = require(error, limit, f"{self.batch} images x {classes} classes")
+        return self.errors[classes]
+
+    def continued(self, classes: int) -> tuple[dict[str, Any] | None, float | None]:
+        """Time and memory at a size that does not fit, from the largest that does and half of it, and the error there.
+
+        Both are None when next to nothing fits.
+        """
         if not self.points:
+            fitting = self.fitting(classes)
+            if fitting < 2:
+                return None, None
             for size in (fitting // 2, fitting):
                 step = Sides(self.args, self.batch, size, only="naive").step("naive")
                 times = common.measure({"naive": step}, self.args.repeats, self.args.device, BUDGET_SEC)
                 self.points.append((size, times["naive"]["seconds"]))
-        source = f"{self.batch} images x {self.points[-1][0]} classes"
-        seconds = line(self.points)(classes)
-        return {"seconds": seconds, "runs": [], "peak_bytes": self.need(classes), "extrapolated_from": source}
+        largest = self.points[-1][0]
+        source = f"{self.batch} images x {largest} classes"
+        side = {"seconds": line(self.points)(classes), "runs": [], "peak_bytes": self.need(classes)}
+        return side | {"extrapolated_from": source}, self.error(largest)
 
 
 def measure_case(args: argparse.Namespace, batch: int, classes: int, naive_at: Naive) -> dict[str, Any]:
     """A row of the record: times, agreement, peaks of memory and floor of one case."""
     from benchmarks import models
 
-    case = {"batch": batch, "classes": classes}
-    fitting = naive_at.fitting(classes)
-    naive, error = naive_at.continued(classes, fitting) if fitting < classes else None, None
-    if fitting >= 1:
-        limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
-        error = common.require(Sides(args, batch, min(fitting, classes)).error(), limit, tables.label(case))
-    sides = Sides(args, batch, classes, only="" if fitting == classes else "ours")
-    steps = {side: sides.step(side) for side in (("ours", "naive") if fitting == classes else ("ours",))}
+    fits = naive_at.fitting(classes) == classes
+    naive, error = (None, naive_at.error(classes)) if fits else naive_at.continued(classes)
+    sides = Sides(args, batch, classes, only="" if fits else "ours")
+    steps = {side: sides.step(side) for side in (("ours", "naive") if fits else ("ours",))}
     times = common.measure(steps, args.repeats, args.device, BUDGET_SEC)
     work = models.whole_floor(sides.clip, batch, classes, training=True)
     del sides, steps
     peak = common.peak_bytes(run_alone, args, "ours", batch, classes, device=args.device)
-    if fitting == classes:
+    if fits:
         alone = common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device)
         naive = times["naive"] | {"peak_bytes": alone}
+    case = {"batch": batch, "classes": classes}
     return common.row(case, times["ours"] | {"peak_bytes": peak}, naive, error=error, floor=work)
 
 
@@ -141,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     naive_at: dict[int, Naive] = {}
     cases = QUICK if args.quick else CASES
     for i, (batch, classes) in enumerate(cases):
-        naive_at.setdefault(batch, Naive(args, batch))
+        if batch not in naive_at:
+            naive_at[batch] = Naive(args, batch)
         rows.append(measure_case(args, batch, classes, naive_at[batch]))
         print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
     return common.finish("training_step", args, rows, rates)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import common, machine
+from benchmarks.agreement import relative_error, require
 from benchmarks.class_names import class_names
 from benchmarks.extrapolate import SHARE, largest_fitting, line
 from clip import encode
@@ -18,28 +19,39 @@ def test_measure_alternates_and_leaves_the_first_run_out():
     assert all(len(side["runs"]) == 3 and side["seconds"] == sorted(side["runs"])[1] for side in times.values())
 
 
-def test_measure_stops_a_side_that_has_used_its_budget_but_gives_it_one_run(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))  # every run takes one second
-    times = common.measure({"a": lambda: None}, repeats=5, budget_sec=3)
-    assert times["a"]["runs"] == [1, 1]
-    assert len(common.measure({"a": lambda: None}, repeats=5, budget_sec=0)["a"]["runs"]) == 1
+@pytest.mark.parametrize(
+    ("run_sec", "budget_sec", "expected"),
+    [(1, 99, 5), (1, 3, 2), (1, 0, 1), (20, 50, 3), (20, 0, 1), (20, 999, 5)],
+)
+def test_measure_keeps_to_the_budget_and_counts_a_long_first_run(monkeypatch, run_sec, budget_sec, expected):
+    clock = iter(range(0, 10**6, run_sec))  # every look at it is a run later
+    monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))
+    calls = []
+    times = common.measure({"a": lambda: calls.append(1)}, repeats=5, budget_sec=budget_sec)
+    assert times["a"]["runs"] == [run_sec] * expected
+    assert len(calls) == expected + (run_sec <= common.LONG_SEC)
+
+
+def test_measure_gives_what_the_functions_returned():
+    results = {}
+    common.measure({"a": lambda: 3, "b": lambda: 4}, 1, results=results)
+    assert results == {"a": 3, "b": 4}
 
 
 def test_relative_error_is_the_worst_tensor_by_its_largest_value():
     a, b = torch.tensor([1.0, -10.0]), torch.tensor([0.001, 0.002])
-    assert common.relative_error([a, b], [a, b]) == 0
-    assert common.relative_error([a + 1e-3, b], [a, b]) == pytest.approx(1e-4, rel=1e-3)
-    assert common.relative_error([a, b * 1.5], [a, b]) == pytest.approx(0.5)
-    assert common.relative_error([torch.ones(2)], [torch.zeros(2)]) == 1
-    assert common.relative_error([a, b * 1.5], [a, b], zero=1e-3) == pytest.approx(1e-4)  # b counts as zero here
+    assert relative_error([a, b], [a, b]) == 0
+    assert relative_error([a + 1e-3, b], [a, b]) == pytest.approx(1e-4, rel=1e-3)
+    assert relative_error([a, b * 1.5], [a, b]) == pytest.approx(0.5)
+    assert relative_error([torch.ones(2)], [torch.zeros(2)]) == 1
+    assert relative_error([a, b * 1.5], [a, b], zero=1e-3) == pytest.approx(1e-4)  # b counts as zero here
 
 
 @pytest.mark.parametrize("error", [2e-5, math.inf, math.nan])
 def test_disagreement_stops_the_benchmark(error):
     with pytest.raises(SystemExit, match="a case: ours differs from the naive reference .* limit 1e-05"):
-        common.require(error, 1e-5, "a case")
-    assert common.require(1e-6, 1e-5, "a case") == 1e-6
+        require(error, 1e-5, "a case")
+    assert require(1e-6, 1e-5, "a case") == 1e-6
 
 
 def take(size):
