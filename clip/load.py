@@ -99,7 +99,26 @@ def _create(name: str, pretrained: bool, precision: str, cache_dir: str | None) 
         if architecture in known:
             hint = f"; {architecture} needs a tag: {_tags(architecture)}"
         raise ValueError(f"MODEL.BACKBONE.NAME: unknown backbone {name!r}{hint} Allowed: {_FORMS}")
+    _check_architecture(architecture, name)
     return _open_clip(architecture, tag, pretrained, precision, cache_dir, name)
+
+
+def _check_architecture(architecture: str, name: str) -> None:
+    """Refuse what `FrozenCLIP` would refuse, before any weights are downloaded."""
+    from open_clip import get_model_config
+
+    config = get_model_config(architecture)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision or isinstance(vision.get("layers"), list | tuple):
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME: {name!r} has an image tower without transformer blocks of open_clip's; GOPro reads "
+            "token statistics of each block, so use a ViT, e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
+        )
+    if "hf_model_name" in text or "multimodal_cfg" in config or config.get("custom_text"):
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's (causal blocks, feature read at the "
+            "end token); use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
+        )
 
 
 def _tags(architecture: str) -> str:

@@ -112,15 +112,14 @@ def test_a_folder_in_open_clips_layout(tmp_path):
         ("ViT-B-16:laion3b", ValueError, "unknown tag 'laion3b'.*laion2b_s34b_b88k"),
         ("ViT-B-16", ValueError, "ViT-B-16 needs a tag: .*openai"),
         ("ViT-B-16-SigLIP:webli", ValueError, "without transformer blocks"),
-        ("roberta-ViT-B-32:laion2b_s12b_b32k", ValueError, "text tower that is not CLIP's|cannot build"),
+        ("roberta-ViT-B-32:laion2b_s12b_b32k", ValueError, "text tower that is not CLIP's"),
         ("/nowhere/ViT-B-16.pt", FileNotFoundError, "/nowhere/ViT-B-16.pt does not exist"),
         ("ViT-B-16:/nowhere/w.pt", FileNotFoundError, "/nowhere/w.pt, which does not exist"),
     ],
 )
 def test_bad_names(name, error, message):
-    pretrained = not name.startswith(("RN50", "ViT-B-16-SigLIP", "roberta"))
     with pytest.raises(error, match=message):
-        clip.load(name, pretrained=pretrained)
+        clip.load(name)
 
 
 def test_no_network_is_one_error_that_says_what_to_do(monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 import clip
 import train
@@ -33,7 +34,7 @@ def test_trains_tests_and_leaves_the_backbone_bitwise_unchanged(run, variant, pr
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert 0 <= results["accuracy"] <= 100
     steps = lines(folder)
-    assert len(steps) == 2 * 5  # 5 classes x 2 domains x 2 shots... per epoch, batches of 4
+    assert len(steps) == 2 * 2  # epochs of 5 classes x 2 shots in batches of 4, the last 2 images dropped
     assert set(steps[0]) >= {"loss", "loss_ce", "loss_sem", "loss_con", "acc", "lr"}
     assert all(torch.isfinite(torch.tensor([s["loss"] for s in steps])))
     checkpoint = load_checkpoint(str(folder / "gopro" / "model.pth.tar-2"))
@@ -196,12 +197,9 @@ def test_random_weights_are_the_same_in_training_and_testing(run):
 
 
 def test_input_size_mean_and_std_are_the_backbones(run):
-    from dassl.utils import read_json
-
     _, folder = run("out", "INPUT.SIZE", "(224, 224)")
-    text = (folder / "config.yaml").read_text()
-    assert read_json(folder / "env.json")["seed"] == 1
-    assert "SIZE: (60, 60)" in text and "PIXEL_MEAN: [0.5, 0.5, 0.5]" in text
+    used = yaml.safe_load((folder / "config.yaml").read_text())["INPUT"]
+    assert used["SIZE"] == [60, 60] and used["PIXEL_MEAN"] == [0.5, 0.5, 0.5] and used["PIXEL_STD"] == [0.25] * 3
 
 
 def test_unknown_trainer_and_data_set_name_close_matches(run):
