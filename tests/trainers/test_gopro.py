@@ -225,3 +225,33 @@ def test_help_lists_coops_flags(capsys):
     )
     for flag in [*flags.split(), "backbone", "head", "eval-only", "model-dir", "load-epoch", "no-train"]:
         assert f"--{flag}" in text
+
+
+def test_every_view_is_made_from_its_own_image(tmp_path):
+    """One solid colour a class: the MoCo and AugMix views of an image keep its strongest channel."""
+    from PIL import Image
+
+    from dassl.engine import build_trainer
+
+    for channel, name in enumerate(("red", "green", "blue")):
+        folder = tmp_path / "colours" / name
+        folder.mkdir(parents=True)
+        colour = [60, 60, 60]
+        colour[channel] = 200
+        for i in range(6):
+            Image.new("RGB", (80, 80), tuple(colour)).save(folder / f"{i}.png")
+    argv = ["--root", str(tmp_path / "colours"), "--seed", "1", "--output-dir", str(tmp_path / "out")]
+    argv += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
+    argv += ["--config-file", "configs/trainers/GOPro/tiny.yaml", "DATALOADER.NUM_WORKERS", "0"]
+    argv += ["TRAINER.GOPRO.MOCO.JITTER_P", "0.0", "TRAINER.GOPRO.MOCO.GRAY_P", "0.0"]
+    argv += ["DATALOADER.TRAIN_X.BATCH_SIZE", "6"]
+    trainer = build_trainer(train.build_config(train.parse_args(argv)))
+    strongest = {"red": 0, "green": 1, "blue": 2}
+    seen = set()
+    for batch in trainer.train_loader_x:
+        for i, label in enumerate(batch["label"].tolist()):
+            name = trainer.lab2cname[label]
+            seen.add(name)
+            for key in ("img", "img2", "img3"):
+                assert batch[key][i].mean(dim=(1, 2)).argmax() == strongest[name], (key, name)
+    assert len(seen) >= 2
