@@ -98,3 +98,50 @@ def test_bad_shapes_and_names_are_refused():
         model.prompt_tree(["dog", "cat " * 30], 4)
     with pytest.raises(ValueError, match="class 1 has an empty name"):
         model.prompt_tree(["dog", " "], 4)
+
+
+def test_short_memory_changes_neither_features_nor_gradients():
+    model = clip.load("tiny")
+    tree = model.prompt_tree(NAMES, 4)
+    context = model.embed_words("a photo of a") + 0.1 * torch.randn(3, 4, model.text_width)
+    results = []
+    for budget in (None, 1):
+        leaf = context.clone().requires_grad_()
+        features = model.encode_prompts(leaf, tree, budget)
+        features.square().sum().backward()
+        results.append((features.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(model.encode_prompts(context, tree, 1), results[0][0], atol=1e-5)
+
+
+def test_without_gradient_a_small_budget_takes_one_image_at_a_time(monkeypatch):
+    import clip.prompts
+
+    model = clip.load("tiny")
+    seen = []
+    original = clip.prompts._run_block
+
+    def count(block, x, *args):
+        seen.append(len(x))
+        return original(block, x, *args)
+
+    monkeypatch.setattr(clip.prompts, "_run_block", count)
+    tree = model.prompt_tree(NAMES, 4)
+    with torch.no_grad():
+        model.encode_prompts(torch.randn(3, 4, 64), tree, budget=1)
+    assert set(seen) == {1} and len(seen) == 3 * 4  # images x blocks
+
+
+def test_with_gradient_a_small_budget_keeps_one_state_a_block(monkeypatch):
+    model = clip.load("tiny")
+    tree = model.prompt_tree(NAMES, 4)
+    kept = []
+    for budget in (2**40, 1):
+        leaf = torch.randn(3, 4, 64, requires_grad=True)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            model.encode_prompts(leaf, tree, budget)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 4
