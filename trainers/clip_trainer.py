@@ -8,6 +8,8 @@ import torch
 from yacs.config import CfgNode
 
 import clip
+from dassl.data import DataManager
+from dassl.data.datasets import build_dataset
 from dassl.engine import TrainerX
 
 # Precision of the frozen weights; the learnables are always fp32, and `amp` leaves the weights so too.
@@ -39,7 +41,8 @@ class CLIPTrainer(TrainerX):
             raise ValueError(f"TRAINER.{self.config_key}.PREC must be one of {list(WEIGHT_DTYPES)}, got {prec!r}")
 
     def build_data_loader(self) -> None:
-        """Load CLIP, take INPUT.SIZE, PIXEL_MEAN and PIXEL_STD from it, then build the data."""
+        """Read the data set (a wrong path shows at once), load CLIP, take the input's size and statistics from it."""
+        self.dataset = build_dataset(self.cfg)
         backbone = self.cfg.MODEL.BACKBONE
         self.set_precision(self.options.PREC)
         print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
@@ -53,10 +56,14 @@ class CLIPTrainer(TrainerX):
         self.cfg.freeze()
         super().build_data_loader()
 
+    def build_data_manager(self) -> DataManager:
+        """Loaders of the data set that was read before the backbone."""
+        return DataManager(self.cfg, dataset=self.dataset)
+
     @property
     def classnames(self) -> list[str]:
         """Class names by label."""
-        return list(self.dm.dataset.classnames)
+        return list(self.dataset.classnames)
 
     def check_checkpoint(self, meta: dict[str, Any]) -> None:
         """Refuse a checkpoint of another backbone: its learnables mean nothing here."""

@@ -336,7 +336,7 @@ class GOPro(CLIPTrainer):
             moco_view(*common, **{key.lower(): value for key, value in moco.items()}),
             augmix_view(*common, **{key.lower(): value for key, value in augmix.items()}),
         ]
-        return DataManager(cfg, custom_tfm_train=views)
+        return DataManager(cfg, custom_tfm_train=views, dataset=self.dataset)
 
     def build_model(self) -> None:
         """Build the learnables on the frozen backbone and register them, alone, as `gopro`."""

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from dassl.utils import read_image, seeded
 
-from .datasets import Datum, build_dataset
+from .datasets import DatasetBase, Datum, build_dataset
 from .samplers import EpochSampler, build_sampler
 from .transforms import build_transform
 
@@ -149,6 +149,7 @@ class DataManager:
         custom_tfm_train: Training transform (or several, for several views) instead of INPUT.TRANSFORMS.
         custom_tfm_test: Test transform instead of the default.
         dataset_wrapper: A class to use instead of `DatasetWrapper`.
+        dataset: The data set, if it is built already; else DATASET.NAME is built.
 
     Attributes:
         dataset: The data set.
@@ -167,10 +168,11 @@ class DataManager:
         custom_tfm_train: Transform | Sequence[Transform] | None = None,
         custom_tfm_test: Transform | Sequence[Transform] | None = None,
         dataset_wrapper: Callable[..., Dataset[Any]] | None = None,
+        dataset: DatasetBase | None = None,
     ) -> None:
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
-        dataset = build_dataset(cfg)
+        dataset = dataset or build_dataset(cfg)
 
         def train_loader(data: list[Datum] | None, node: CfgNode) -> DataLoader[Any] | None:
             if not data:

@@ -255,3 +255,9 @@ def test_every_view_is_made_from_its_own_image(tmp_path):
             for key in ("img", "img2", "img3"):
                 assert batch[key][i].mean(dim=(1, 2)).argmax() == strongest[name], (key, name)
     assert len(seen) >= 2
+
+
+def test_a_missing_data_folder_is_named_before_the_backbone_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainers.clip_trainer.clip, "load", lambda *a, **k: pytest.fail("loaded"))
+    with pytest.raises(FileNotFoundError, match="nowhere .DATASET.ROOT. is missing. Expected in it"):
+        run("out", root=tmp_path / "nowhere")
