@@ -3,7 +3,8 @@
 A record (one JSON file a benchmark and machine) is {"schema", "benchmark", "date", "command", "machine", "settings",
 "rates", "per", "rows"}; a row is {"case", "ours", "naive", "ratio", "error", "floor"}. A side is {"seconds", "runs",
 "peak_bytes", "extrapolated_from"}: the median, the single times, and for a size that does not fit where its cost was
-taken from. Times are seconds per run, or per image where "per" says so. What was not measured is null.
+taken from. A floor is {"flops", "bytes", "rates", "seconds", "share"}, with the rates of the same moments; the record's
+own rates are their medians. Times are seconds per run, or per image where "per" says so. What was not measured is null.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, tables
-from benchmarks.work import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -75,6 +75,7 @@ def measure(
     device: str = "cpu",
     budget_sec: float = 90,
     results: dict[str, Any] | None = None,
+    probe: machine.Probe | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time functions in turn, so that a drift of the machine meets them alike.
 
@@ -86,6 +87,7 @@ def measure(
         device: cpu or cuda, to wait for.
         budget_sec: A function that has used it up is not run again once it has a time.
         results: Gets what each function returned last.
+        probe: Samples the machine's rates before each run.
 
     Returns:
         Name -> a side of a record.
@@ -96,6 +98,8 @@ def measure(
         for name, function in sides.items():
             if len(runs[name]) == repeats or (runs[name] and spent[name] >= budget_sec):
                 continue
+            if probe is not None:
+                probe.sample()
             machine.wait(device)
             start = time.perf_counter()
             result = function()
@@ -138,37 +142,28 @@ def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") ->
 
 
 def row(case: dict[str, Any], ours: dict[str, Any], naive: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    """A record's row; adds the ratio naive / ours. `floor` may be a `Work`, which `finish` turns into a floor."""
+    """A record's row; adds the ratio naive / ours."""
     ratio = naive["seconds"] / ours["seconds"] if naive else None
     return {"case": case, "ours": ours, "naive": naive, "ratio": ratio, "error": None, "floor": None, **more}
 
 
-def finish(
-    name: str,
-    args: argparse.Namespace,
-    rows: list[dict[str, Any]],
-    rates: dict[str, float] | None = None,
-    per: str = "run",
-) -> Path:
+def finish(name: str, args: argparse.Namespace, rows: list[dict[str, Any]], per: str = "run") -> Path:
     """Write the record of a benchmark, print its table and say where the file is.
 
     Args:
         name: The benchmark's module.
         args: From `options`.
         rows: From `row`.
-        rates: Measured before the rows; measured again here, the higher counts, lest a busy moment lower a floor.
         per: What a time is of: run or image.
 
     Returns:
         The file.
     """
     about = machine.describe(args.device)
-    if rates:
-        again = machine.rates(args.device, args.dtype, args.quick)
-        rates = {key: max(rates[key], again[key]) for key in rates}
-        for one in rows:
-            if isinstance(one["floor"], Work):
-                one["floor"] = one["floor"].floor(rates, one["ours"]["seconds"])
+    measured = [one["floor"]["rates"] for one in rows if one["floor"] and "rates" in one["floor"]]
+    rates = None
+    if measured:
+        rates = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
     keys = ("backbone", "device", "dtype", "repeats", "quick")
     record = {
         "schema": SCHEMA,

@@ -58,7 +58,9 @@ def run_alone(args: argparse.Namespace, side: str, classes: int, batch: int) -> 
     build(args, side, classes)(images_of(args, batch))
 
 
-def measure_case(args: argparse.Namespace, classes: int, batch: int, naive_batch: int) -> dict[str, Any]:
+def measure_case(
+    args: argparse.Namespace, classes: int, batch: int, naive_batch: int, probe: machine.Probe
+) -> dict[str, Any]:
     """A row of the record; its times are per image."""
     from benchmarks import models
 
@@ -68,7 +70,7 @@ def measure_case(args: argparse.Namespace, classes: int, batch: int, naive_batch
     case = {"batch": batch, "naive_batch": naive_batch, "classes": classes}
     logits: dict[str, Any] = {}
     sides = {"ours": lambda: ours(images), "naive": lambda: naive(few)}
-    times = common.measure(sides, args.repeats, args.device, results=logits)
+    times = common.measure(sides, args.repeats, args.device, results=logits, probe=probe)
     limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
     error = relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
     require(error, limit, tables.label(case))
@@ -78,19 +80,20 @@ def measure_case(args: argparse.Namespace, classes: int, batch: int, naive_batch
         peak = common.peak_bytes(run_alone, args, side, classes, count, device=args.device)
         result[side] = times[side] | {"seconds": times[side]["seconds"] / count, "runs": runs, "peak_bytes": peak}
     work = models.whole_floor(models.backbone(args.backbone, args.device, args.dtype), batch, classes, training=False)
-    return common.row(case, result["ours"], result["naive"], error=error, floor=work.over(batch))
+    floor = work.over(batch).floor(probe.take(), result["ours"]["seconds"])
+    return common.row(case, result["ours"], result["naive"], error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
     args = common.options(__doc__, argv)
-    rates = machine.rates(args.device, args.dtype, args.quick)
+    probe = machine.Probe(args.device, args.dtype, args.quick)
     cases = QUICK if args.quick else GPU if args.device == "cuda" else CASES
     rows = []
     for i, case in enumerate(cases):
-        rows.append(measure_case(args, *case))
+        rows.append(measure_case(args, *case, probe))
         print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
-    return common.finish("evaluation", args, rows, rates, per="image")
+    return common.finish("evaluation", args, rows, per="image")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import re
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,7 @@ def available_bytes(device: str) -> int:
 
 def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], device: str) -> int:
     """Call a function, then give this process's highest memory use in bytes; on a GPU, its allocator's."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     function(*args)
     if device == "cuda":
         import torch
@@ -99,43 +102,68 @@ def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], dev
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def rates(device: str, dtype: str, quick: bool = False) -> dict[str, float]:
-    """Measured rates that floors are computed from.
+def _end_with_parent() -> None:
+    """A benchmark that is killed must not leave a heavy child behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Probe:
+    """Measures the rates that floors are computed from, again and again between timed runs.
+
+    A machine's speed can change by half within seconds (clock, neighbours), so a floor counts only beside runs of the
+    same moments.
 
     Args:
         device: cpu or cuda.
         dtype: fp32, fp16 or bf16, of the products.
         quick: Small sizes.
-
-    Returns:
-        matmul_flops: Highest rate over some shapes of matrix products, operations per second.
-        copy_bytes: Rate of copying a large buffer, bytes read and written per second.
     """
-    import torch
 
-    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    def __init__(self, device: str, dtype: str, quick: bool = False) -> None:
+        import torch
 
-    def seconds(function: Callable[[], Any], repeats: int = 3 if quick else 7) -> float:
+        self.device = device
+        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        scale = 1 if quick else 4 if device == "cpu" else 16
+        self.products = []
+        # Rows x inner x columns: square, and the text tower's two MLP products over many rows.
+        for n, k, m in ((512, 512, 512), (768, 128, 512), (768, 512, 128)):
+            a = torch.randn(n * scale, k * scale, device=device).to(kind)
+            b = torch.randn(k * scale, m * scale, device=device).to(kind)
+            self.products.append((2 * n * k * m * scale**3, a, b, torch.empty_like(a @ b)))
+        self.source = torch.ones((4 if quick else 128) * 2**20 // 4, device=device)
+        self.target = torch.ones_like(self.source)
+        self.samples: list[tuple[float, float]] = []
+        self.sample()
+        self.samples.clear()  # the first sample warms up
+
+    def _seconds(self, function: Callable[[], Any]) -> float:
         times = []
-        for _ in range(repeats + 2):
-            wait(device)
+        for _ in range(2):
+            wait(self.device)
             start = time.perf_counter()
             function()
-            wait(device)
+            wait(self.device)
             times.append(time.perf_counter() - start)
-        return statistics.median(times[2:])
+        return min(times)
 
-    scale = 1 if quick else 4 if device == "cpu" else 16
-    best = 0.0
-    # Rows x inner x columns: square, and the towers' two MLP products over many rows.
-    for n, k, m in ((512, 512, 512), (768, 128, 512), (768, 512, 128)):
-        a = torch.randn(n * scale, k * scale, device=device).to(kind)
-        b = torch.randn(k * scale, m * scale, device=device).to(kind)
-        out = torch.empty(n * scale, m * scale, device=device, dtype=kind)
-        best = max(best, 2 * n * k * m * scale**3 / seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)))
-    source = torch.ones((4 if quick else 256) * 2**20 // 4, device=device)
-    target = torch.ones_like(source)
-    return {
-        "matmul_flops": best,
-        "copy_bytes": 2 * source.numel() * 4 / seconds(lambda: target.copy_(source)),
-    }
+    def sample(self) -> None:
+        """Measure both rates once: the best of the products, and a large copy (read and written)."""
+        import torch
+
+        flops = max(
+            n / self._seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for n, a, b, out in self.products
+        )
+        copied = self._seconds(lambda: self.target.copy_(self.source))
+        self.samples.append((flops, 2 * self.source.numel() * 4 / copied))
+
+    def take(self) -> dict[str, float]:
+        """The medians since the last take: matmul_flops in operations per second, copy_bytes in bytes per second."""
+        if not self.samples:
+            self.sample()
+        flops, copied = zip(*self.samples, strict=True)
+        self.samples = []
+        return {"matmul_flops": statistics.median(flops), "copy_bytes": statistics.median(copied)}

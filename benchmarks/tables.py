@@ -120,8 +120,9 @@ def text(record: Mapping[str, Any]) -> str:
 def rate_note(rates: Mapping[str, float]) -> str:
     """The measured rates in words."""
     return (
-        f"Floor: least operations at the measured {amount(rates['matmul_flops'] / 1e9)} GFLOP/s of matrix products, or "
-        f"bytes at {amount(rates['copy_bytes'] / 1e9)} GB/s of copies, whichever takes longer."
+        "Floor: the least operations at the rate of large matrix products, or bytes at that of copies, whichever takes "
+        f"longer; both measured between the runs (median {amount(rates['matmul_flops'] / 1e9)} GFLOP/s and "
+        f"{amount(rates['copy_bytes'] / 1e9)} GB/s)."
     )
 
 

@@ -93,14 +93,19 @@ def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int, con
 
 
 def both(
-    args: argparse.Namespace, sides: Sides, mode: str, repeats: int, budget_sec: float
+    args: argparse.Namespace,
+    sides: Sides,
+    mode: str,
+    repeats: int,
+    budget_sec: float,
+    probe: machine.Probe | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Times of both sides of a case, and the error between their results."""
     from benchmarks import models
 
     results: dict[str, Any] = {}
     functions = {side: partial(sides.run, side, mode) for side in ("ours", "naive")}
-    times = common.measure(functions, repeats, args.device, budget_sec, results)
+    times = common.measure(functions, repeats, args.device, budget_sec, results, probe)
     limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
     error = relative_error(results["ours"], results["naive"])
     return times, require(error, limit, f"{len(sides.context)} prompts x {sides.classes} classes, {mode}")
@@ -116,7 +121,7 @@ def continued(args: argparse.Namespace, batch: int, context: int, mode: str, fit
 
 
 def measure_case(
-    args: argparse.Namespace, case: tuple[int, int, int, str], peaks: bool, lines: dict[Any, Any]
+    args: argparse.Namespace, case: tuple[int, int, int, str], peaks: bool, lines: dict[Any, Any], probe: machine.Probe
 ) -> dict[str, Any]:
     """A row of the record: times, agreement, peaks of memory and floor of one case.
 
@@ -125,6 +130,7 @@ def measure_case(
         case: Batch, classes, context, mode.
         peaks: Whether to measure memory.
         lines: What `continued` gave, for the cases that share it.
+        probe: Measures the machine's rates.
 
     Returns:
         The row.
@@ -135,34 +141,36 @@ def measure_case(
     fitting = min(classes, QUICK_FITTING if args.quick else NAIVE_ROWS // batch)
     sides, budget_sec = Sides(args, batch, classes, context), 90 if peaks else 30
     if fitting == classes:
-        times, error = both(args, sides, mode, args.repeats, budget_sec)
+        times, error = both(args, sides, mode, args.repeats, budget_sec, probe)
     else:
         key = (batch, context, mode)
         lines[key] = lines.get(key) or continued(args, *key, fitting)
         seconds, error = lines[key]
-        times = common.measure({"ours": partial(sides.run, "ours", mode)}, args.repeats, args.device, budget_sec)
+        ours = {"ours": partial(sides.run, "ours", mode)}
+        times = common.measure(ours, args.repeats, args.device, budget_sec, probe=probe)
         source = f"{batch} prompts x {fitting} classes"
         times["naive"] = {"seconds": seconds(classes), "runs": [], "extrapolated_from": source}
+    work = models.text_floor(sides.ours, batch, classes, context, mode != "forward")
+    floor = work.floor(probe.take(), times["ours"]["seconds"])
     rows = {}
     for side in ("ours", "naive"):
         peak = common.peak_bytes(run_alone, args, side, *case, device=args.device) if peaks else None
         rows[side] = times[side] | {"peak_bytes": peak}
-    work = models.text_floor(sides.ours, batch, classes, context, mode != "forward")
     what = {"batch": batch, "classes": classes, "context": context, "mode": mode}
-    return common.row(what, rows["ours"], rows["naive"], error=error, floor=work)
+    return common.row(what, rows["ours"], rows["naive"], error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
     args = common.options(__doc__, argv)
-    rates = machine.rates(args.device, args.dtype, args.quick)
+    probe = machine.Probe(args.device, args.dtype, args.quick)
     cases = QUICK if args.quick else CASES
     rows: list[dict[str, Any]] = []
     lines: dict[Any, Any] = {}
     for i, case in enumerate(cases):  # memory of the first two: one forward, one backward
-        rows.append(measure_case(args, case, i < 2, lines))
+        rows.append(measure_case(args, case, i < 2, lines, probe))
         print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
-    return common.finish("text_encoder", args, rows, rates)
+    return common.finish("text_encoder", args, rows)
 
 
 if __name__ == "__main__":

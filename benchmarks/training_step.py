@@ -129,7 +129,9 @@ class Naive:
         return side | {"extrapolated_from": source}, self.error(largest)
 
 
-def measure_case(args: argparse.Namespace, batch: int, classes: int, naive_at: Naive) -> dict[str, Any]:
+def measure_case(
+    args: argparse.Namespace, batch: int, classes: int, naive_at: Naive, probe: machine.Probe
+) -> dict[str, Any]:
     """A row of the record: times, agreement, peaks of memory and floor of one case."""
     from benchmarks import models
 
@@ -137,30 +139,31 @@ def measure_case(args: argparse.Namespace, batch: int, classes: int, naive_at: N
     naive, error = (None, naive_at.error(classes)) if fits else naive_at.continued(classes)
     sides = Sides(args, batch, classes, only="" if fits else "ours")
     steps = {side: sides.step(side) for side in (("ours", "naive") if fits else ("ours",))}
-    times = common.measure(steps, args.repeats, args.device, BUDGET_SEC)
+    times = common.measure(steps, args.repeats, args.device, BUDGET_SEC, probe=probe)
     work = models.whole_floor(sides.clip, batch, classes, training=True)
+    floor = work.floor(probe.take(), times["ours"]["seconds"])
     del sides, steps
     peak = common.peak_bytes(run_alone, args, "ours", batch, classes, device=args.device)
     if fits:
         alone = common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device)
         naive = times["naive"] | {"peak_bytes": alone}
     case = {"batch": batch, "classes": classes}
-    return common.row(case, times["ours"] | {"peak_bytes": peak}, naive, error=error, floor=work)
+    return common.row(case, times["ours"] | {"peak_bytes": peak}, naive, error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
     args = common.options(__doc__, argv)
-    rates = machine.rates(args.device, args.dtype, args.quick)
+    probe = machine.Probe(args.device, args.dtype, args.quick)
     rows: list[dict[str, Any]] = []
     naive_at: dict[int, Naive] = {}
     cases = QUICK if args.quick else CASES
     for i, (batch, classes) in enumerate(cases):
         if batch not in naive_at:
             naive_at[batch] = Naive(args, batch)
-        rows.append(measure_case(args, batch, classes, naive_at[batch]))
+        rows.append(measure_case(args, batch, classes, naive_at[batch], probe))
         print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
-    return common.finish("training_step", args, rows, rates)
+    return common.finish("training_step", args, rows)
 
 
 if __name__ == "__main__":

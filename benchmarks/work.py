@@ -33,18 +33,24 @@ class Work:
         """A share of it, e.g. per image."""
         return Work(self.flops / count, self.bytes / count)
 
-    def floor(self, rates: dict[str, float], seconds: float) -> dict[str, float]:
+    def floor(self, rates: dict[str, float], seconds: float) -> dict[str, Any]:
         """The floor at measured rates, and the share of it that a measured time reaches.
 
         Args:
-            rates: From `machine.rates`.
+            rates: From `machine.Probe`, of the same moments as the time.
             seconds: The measured time.
 
         Returns:
-            flops, bytes, seconds (the longer of the two times) and share (floor / measured, 1 is the floor).
+            flops, bytes, rates, seconds (the longer of the two times) and share (floor / measured, 1 is the floor).
         """
         least = max(self.flops / rates["matmul_flops"], self.bytes / rates["copy_bytes"])
-        return {"flops": self.flops, "bytes": self.bytes, "seconds": least, "share": least / seconds}
+        return {
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "rates": rates,
+            "seconds": least,
+            "share": least / seconds,
+        }
 
 
 @dataclass

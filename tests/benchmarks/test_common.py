@@ -1,6 +1,10 @@
 """Timing, agreement, memory, extrapolation and class names."""
 
 import math
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,4 +125,41 @@ def test_the_machine_is_described_and_has_memory_and_rates():
     about = machine.describe("cpu")
     assert about["short"].endswith(f"{about['cores']}-cores") and about["torch"] == torch.__version__
     assert 0 < machine.available_bytes("cpu") <= about["memory_bytes"]
-    assert all(value > 1e6 for value in machine.rates("cpu", "fp32", quick=True).values())
+    probe = machine.Probe("cpu", "fp32", quick=True)
+    common.measure({"a": lambda: None, "b": lambda: None}, 2, probe=probe)
+    assert len(probe.samples) == 6
+    rates = probe.take()
+    assert set(rates) == {"matmul_flops", "copy_bytes"} and all(value > 1e6 for value in rates.values())
+    assert not probe.samples and probe.take()
+
+
+def test_a_child_ends_with_the_process_that_asked_for_it():
+    code = "import time; from benchmarks import common; common.peak_bytes(time.sleep, 60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=common.ROOT)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    if not children.exists():
+        parent.kill()
+        pytest.skip("the system does not list a process's children")
+
+    def below(pid):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    def alive(pid):
+        return Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+
+    (child,) = wait_for(lambda: [grandchild for server in below(parent.pid) for grandchild in below(server)])
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: not alive(child))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := condition():
+                return found
+        except OSError:  # a process that ended meanwhile
+            pass
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")

@@ -20,7 +20,7 @@ def side(seconds, peak=None, source=None):
 
 
 def row(case, ours, naive, error=2e-7, share=0.7):
-    floor = {"flops": 1e9, "bytes": 1e6, "seconds": ours["seconds"] * share, "share": share}
+    floor = {"rates": RATES, "flops": 1e9, "bytes": 1e6, "seconds": ours["seconds"] * share, "share": share}
     ratio = naive["seconds"] / ours["seconds"] if naive else None
     return {"case": case, "ours": ours, "naive": naive, "ratio": ratio, "error": error, "floor": floor}
 

@@ -71,6 +71,7 @@ def test_the_text_floor_is_below_what_ours_does_and_near(tiny):
 
 def test_floor_is_the_longer_of_both_times():
     rates = {"matmul_flops": 100.0, "copy_bytes": 10.0}
-    assert Work(1000, 10).floor(rates, 20) == {"flops": 1000, "bytes": 10, "seconds": 10, "share": 0.5}
+    expected = {"flops": 1000, "bytes": 10, "rates": rates, "seconds": 10, "share": 0.5}
+    assert Work(1000, 10).floor(rates, 20) == expected
     assert Work(1000, 300).floor(rates, 60)["seconds"] == 30
     assert Work(10, 4).over(2) + Work(1, 1) == Work(6, 3)
