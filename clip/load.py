@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .model import FrozenCLIP
+from .model import UNFIT_IMAGE_TOWER, UNFIT_TEXT_TOWER, FrozenCLIP
 
 TINY_DIR = Path(__file__).parent / "tiny"
 
@@ -110,15 +110,9 @@ def _check_architecture(architecture: str, name: str) -> None:
     config = get_model_config(architecture)
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "timm_model_name" in vision or isinstance(vision.get("layers"), list | tuple):
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME: {name!r} has an image tower without transformer blocks of open_clip's; GOPro reads "
-            "token statistics of each block, so use a ViT, e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
-        )
+        raise ValueError(UNFIT_IMAGE_TOWER.format(name))
     if "hf_model_name" in text or "multimodal_cfg" in config or config.get("custom_text"):
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's (causal blocks, feature read at the "
-            "end token); use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
-        )
+        raise ValueError(UNFIT_TEXT_TOWER.format(name))
 
 
 def _tags(architecture: str) -> str:

@@ -12,6 +12,16 @@ from torch import nn
 from .prompts import PromptTree, encode_prompts
 from .tokenizer import EOT, SOT, encode, tokenize
 
+# Also raised by `load`, from the architecture's config, before any weights are downloaded.
+UNFIT_IMAGE_TOWER = (
+    "MODEL.BACKBONE.NAME: {!r} has an image tower without transformer blocks of open_clip's; GOPro reads token "
+    "statistics of each block, so use a ViT, e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
+)
+UNFIT_TEXT_TOWER = (
+    "MODEL.BACKBONE.NAME: {!r} has a text tower that is not CLIP's (causal blocks, feature read at the end token); "
+    "use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
+)
+
 
 @dataclass
 class ImageFeatures:
@@ -78,19 +88,12 @@ class FrozenCLIP(nn.Module):
     def _check(model: Any, name: str) -> None:
         visual = getattr(model, "visual", None)
         if not hasattr(getattr(visual, "transformer", None), "resblocks"):
-            raise ValueError(
-                f"MODEL.BACKBONE.NAME: {name!r} has an image tower without transformer blocks "
-                f"({type(visual).__name__}); GOPro reads token statistics of each block, so use a ViT, "
-                "e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
-            )
+            raise ValueError(UNFIT_IMAGE_TOWER.format(name))
         blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
         causal = getattr(model, "attn_mask", None) is not None
         pool = getattr(model, "text_pool_type", "argmax")
         if not blocks or not hasattr(blocks[0], "ls_1") or not causal or pool not in ("argmax", "eos"):
-            raise ValueError(
-                f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's (causal blocks, feature "
-                "read at the end token); use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
-            )
+            raise ValueError(UNFIT_TEXT_TOWER.format(name))
 
     def train(self, mode: bool = True) -> FrozenCLIP:
         """Stay in eval mode: the towers are frozen, whatever the trainer's mode."""
