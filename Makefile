@@ -30,6 +30,7 @@ mini-benchmark: $(VENV)/.installed ## Run all three protocols on the embedded se
 	  $(SCRIPT) DATASETS=embedded TRAINER="GOPro ZeroshotCLIP" OUTPUT=$(MINI) bash scripts/benchmark.sh $$task || exit 1; \
 	done
 	@$(PY) scripts/report.py $(MINI) --chart $(MINI)/tables.png
+	@echo "The README gets these tables by: $(PY) scripts/report.py $(MINI) --readme README.md"
 	@echo "Finished runs are kept and skipped next time. To start over: rm -r $(MINI)"
 
 test: $(VENV)/.installed-dev ## Run the tests

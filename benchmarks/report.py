@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import plots, startup, tables
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.records import Records, find, read
+from scripts.readme import put
 
-BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
+SECTION = "performance"
 NOT_MEASURED = "not measured"
 Value = Callable[[Records], tuple[float | None, bool]]  # None if not measured; whether it is extrapolated
 
@@ -136,11 +137,10 @@ def machine_section(group: Records, results: Path, root: Path) -> str:
 
 
 def section(results: Path = RESULTS, root: Path = ROOT) -> str:
-    """The whole section, markers included."""
+    """The whole section, without its markers."""
     groups = read(results)
     on_gpu = [group for group in groups if next(iter(group.values()))["machine"]["device"] == "cuda"]
     parts = [
-        BEGIN,
         "Medians beside the naive reference (`benchmarks/naive.py`: the published algorithm, image by image over 77 "
         "tokens, three views also in testing), run in the same process on the same weights after checking that both "
         "agree. Repeat it with `make bench`.",
@@ -150,19 +150,7 @@ def section(results: Path = RESULTS, root: Path = ROOT) -> str:
         parts.append("**CPU**: not measured.")
     if not on_gpu:
         parts += ["**GPU of the H100 class, bf16**: not measured.", targets_table(GPU, {})]
-    return "\n\n".join([*parts, END])
-
-
-def put(text: str, new: str) -> str:
-    """A README with its section replaced.
-
-    Raises:
-        ValueError: It lacks the markers, or has them more than once.
-    """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise ValueError(f"the file must hold {BEGIN} ... {END} once")
-    return pattern.sub(lambda _: new, text)
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -179,8 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     old = file.read_text()
     if args.readme:
-        file.write_text(put(old, new))
-    elif put(old, new) != old:
+        file.write_text(put(old, SECTION, new))
+    elif put(old, SECTION, new) != old:
         sys.exit(
             f"{file}: the performance section is not that of {args.results}; run benchmarks.report --readme {file}"
         )

@@ -1,4 +1,4 @@
-"""Which calls of train.py a protocol needs, from the environment and the command line.
+"""Which calls of train.py a protocol needs, from the environment, the flags and further arguments.
 
 Every run has a folder of its own:
 OUTPUT/<task>/<train|test>_<base|new|all>/<data set[-domains]>/shots_<k>/<trainer>/<config>/seed<n>.
@@ -14,9 +14,14 @@ from pathlib import Path
 from scripts import protocols
 from scripts.protocols import ROOT, Split, choose
 
-# What the environment decides because the run's folder depends on it; not to be given to train.py by hand.
+# Each is a variable of the environment and a flag, --data or the like, which wins.
+DEFAULTS = {
+    **{"DATA": str(ROOT / "data"), "OUTPUT": str(ROOT / "output"), "SEEDS": "1 2 3", "SHOTS": "16"},
+    **{"TRAINER": "GOPro", "CFG": "", "DATASETS": "paper"},
+}
+# What these decide because the run's folder depends on it; not to be given to train.py by hand.
 OWNED = {
-    **{"--root": "DATA", "--seed": "SEEDS", "--trainer": "TRAINER", "--config-file": "CFG"},
+    **{"--root": "DATA", "--seed": "SEEDS", "--config-file": "CFG"},
     **{"--dataset-config-file": "DATASET", "--output-dir": "OUTPUT", "--model-dir": "OUTPUT"},
     **{"DATASET.NUM_SHOTS": "SHOTS", "DATASET.SUBSAMPLE_CLASSES": "TASK", "--eval-only": "test.sh"},
 }
@@ -25,7 +30,7 @@ KEY = re.compile(r"[A-Z]\w*(\.\w+)+|USE_CUDA|VERBOSE")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment and the command line choose; `extra` goes to train.py."""
+    """What the environment and the flags choose; `extra` goes to train.py, `datasets` is for benchmarks."""
 
     data: Path
     output: Path
@@ -33,6 +38,7 @@ class Settings:
     shots: int
     trainers: tuple[str, ...]
     cfg: str
+    datasets: str
     dry_run: bool
     extra: tuple[str, ...]
 
@@ -52,29 +58,55 @@ class Run:
         return f"{self.kind} {self.folder.parts[-5]} ({self.split.classes} classes), {trainer}/{cfg}, {seed}"
 
 
-def read_settings(extra: list[str]) -> Settings:
-    """Reads the environment.
+def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Separates our flags from what goes to train.py: --seeds 1 2 and --seeds=1 are SEEDS.
+
+    A flag takes all words up to the next flag or config key.
 
     Raises:
-        ValueError: a variable is no number, or an argument belongs to the environment.
+        ValueError: a flag without a value.
     """
+    given: dict[str, list[str]] = {}
+    rest: list[str] = []
+    target = rest
+    for word in words:
+        flag, _, value = word.partition("=")
+        name = flag[2:].upper()
+        if name in DEFAULTS and flag == f"--{name.lower()}":
+            target = given[name] = [value] if value else []
+            continue
+        if target and (word.startswith("--") or KEY.fullmatch(word)):
+            target = rest
+        target.append(word)
+    for name, values in given.items():
+        if not values:
+            raise ValueError(f"--{name.lower()} needs a value")
+    return {name: " ".join(values) for name, values in given.items()}, rest
+
+
+def read_settings(words: list[str]) -> Settings:
+    """Reads the environment, the flags and the arguments for train.py.
+
+    Raises:
+        ValueError: a value is no number, or an argument belongs to a setting.
+    """
+    flags, extra = split_flags(words)
     for word in extra:
         if owner := OWNED.get(word.split("=")[0]):
             raise ValueError(f"{word} is set by {owner} here, because the run's folder depends on it")
-
-    def numbers(name: str, default: str) -> list[int]:
-        text = os.environ.get(name) or default
-        if not re.fullmatch(r"\s*\d+(\s+\d+)*\s*", text):
-            raise ValueError(f"{name} must be whole numbers with spaces between them, got {text!r}")
-        return [int(word) for word in text.split()]
-
+    values = {name: flags.get(name) or os.environ.get(name) or default for name, default in DEFAULTS.items()}
+    for name, form in (("SEEDS", r"\d+(\s+\d+)*"), ("SHOTS", r"\d+")):
+        if not re.fullmatch(form, values[name].strip()):
+            what = "whole numbers with spaces between them" if name == "SEEDS" else "one whole number"
+            raise ValueError(f"{name} must be {what}, got {values[name]!r}")
     return Settings(
-        data=Path(os.environ.get("DATA") or ROOT / "data").absolute(),
-        output=Path(os.environ.get("OUTPUT") or ROOT / "output").absolute(),
-        seeds=tuple(dict.fromkeys(numbers("SEEDS", "1 2 3"))),
-        shots=numbers("SHOTS", "16")[0],
-        trainers=tuple((os.environ.get("TRAINER") or "GOPro").split()),
-        cfg=os.environ.get("CFG", ""),
+        data=Path(values["DATA"]).absolute(),
+        output=Path(values["OUTPUT"]).absolute(),
+        seeds=tuple(dict.fromkeys(map(int, values["SEEDS"].split()))),
+        shots=int(values["SHOTS"]),
+        trainers=tuple(values["TRAINER"].split()),
+        cfg=values["CFG"],
+        datasets=values["DATASETS"],
         dry_run=bool(os.environ.get("DRY_RUN")),
         extra=tuple(extra),
     )
@@ -90,11 +122,7 @@ def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[R
         configs = ROOT / "configs" / "trainers"
         choose(trainer, sorted(path.name for path in configs.iterdir() if path.is_dir()), "trainer (TRAINER)")
         cfg = opts.cfg or protocols.default_config(source)
-        choose(
-            cfg,
-            sorted(path.stem for path in (configs / trainer).glob("*.yaml")),
-            f"config (CFG) of {trainer}",
-        )
+        choose(cfg, sorted(path.stem for path in (configs / trainer).glob("*.yaml")), f"config (CFG) of {trainer}")
         learns = trainer not in protocols.UNTRAINED
         tail = Path(f"shots_{opts.shots if learns else 0}", trainer, cfg)
         for experiment in protocols.experiments(task, source):

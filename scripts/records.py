@@ -12,7 +12,7 @@ import yaml
 
 from scripts import protocols
 
-MARKERS = {"results.json", "config.yaml", "env.json", "failed.json", "done"}
+MARKERS = {".lock", "results.json", "config.yaml", "env.json", "failed.json", "done"}
 
 
 class Method(NamedTuple):
@@ -46,6 +46,13 @@ def dataset_stems() -> dict[str, str]:
     return stems
 
 
+def step_of(folder: Path) -> str:
+    """What the scripts made the run folder for, "train" or "test"; empty if it is none of theirs."""
+    parts = folder.resolve().parts
+    step = parts[-6].partition("_")[0] if len(parts) > 6 else ""
+    return step if step in ("train", "test") else ""
+
+
 def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) -> Run:
     """Makes a Run of a results.json.
 
@@ -61,16 +68,14 @@ def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) ->
         method = Method(record["trainer"], record["config"], shots, record["backbone"])
         accuracy, seed = float(record["results"]["accuracy"]), int(record["seed"])
         domains = [f"-{'+'.join(record[key] or [])}" for key in ("source_domains", "target_domains")]
-        name, classes = (
-            stems.get(record["dataset"], str(record["dataset"]).lower()),
-            record["subsample_classes"],
-        )
+        name = stems.get(record["dataset"], str(record["dataset"]).lower())
+        classes = record["subsample_classes"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"results.json has no usable field {error}") from None
     if not 0 <= accuracy <= 100:
         raise ValueError(f"results.json has an accuracy of {accuracy}")
     parts = folder.resolve().parts
-    if len(parts) > 6 and parts[-6] in {f"{kind}_{classes}" for kind in ("train", "test")}:
+    if step_of(folder) and parts[-6].endswith(f"_{classes}"):
         if (parts[-3], parts[-1]) != (method.trainer, f"seed{seed}"):
             raise ValueError(f"results.json is of another run: {method.trainer}, seed {seed}")
         name = parts[-5]
@@ -103,7 +108,7 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
             problems.append(f"{label}: {error}")
             continue
         key = (run.name, run.classes, run.method, run.seed, run.source)
-        if key in runs and runs[key].folder.parts[-6:-5] == folder.parts[-6:-5]:
+        if key in runs and (step_of(runs[key].folder), step_of(folder)) != ("train", "test"):
             problems.append(f"{label}: left out, because {runs[key].folder} holds the same run")
             continue
         runs[key] = run

@@ -6,6 +6,8 @@
     python scripts/report.py output --chart tables.png    bar charts; .pdf works too
     python scripts/report.py FOLDER                       where FOLDER holds seed1, seed2, ...: their mean
     python scripts/report.py --run FOLDER                 accuracy per class and confusion matrix of one run
+    python scripts/report.py output/mini --readme README.md       puts the tables between the file's markers
+                                                                  <!-- mini:begin --> and <!-- mini:end -->
 
 Values are means over seeds with the half-width of the 95 % interval (Student's t). HM is the harmonic mean of
 the mean base and the mean new accuracy; in an average row, of the two averages, as published.
@@ -24,7 +26,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts import protocols
+from scripts import protocols, readme
 from scripts.aggregate import all_tables, interval
 from scripts.charts import draw, save
 from scripts.records import Run, parse_record, read_runs
@@ -39,10 +41,8 @@ def run_tables(folder: Path, every_pair: bool) -> list[Table]:
     """
     try:
         record = json.loads((folder / "results.json").read_text())
-        run, per_class = (
-            parse_record(folder, record, {}),
-            {str(k): float(v) for k, v in record["per_class"].items()},
-        )
+        run = parse_record(folder, record, {})
+        per_class = {str(k): float(v) for k, v in record["per_class"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder of a finished run: {error}") from None
     title = f"{run.method.trainer} on {record['dataset']} ({run.classes} classes), seed {run.seed}"
@@ -103,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, default="terminal")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the tables into a .png or .pdf file")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="one run: per class, confusion matrix")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="write Markdown into a section of this file")
+    parser.add_argument("--section", metavar="NAME", help="its name (default: that of the output folder)")
     args = parser.parse_args(argv)
     paper = yaml.safe_load((protocols.ROOT / "configs" / "paper_results.yaml").read_text()) if args.paper else None
     problems: list[str] = []
@@ -119,10 +121,14 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"no finished run under {args.output}")
             seeds_only = all(run.folder.parent == args.output for run in runs)
             tables = [seed_table(args.output, runs)] if seeds_only else all_tables(runs, args.output, paper)
-    except ValueError as error:
+        tables[-1].notes += [f"not counted: {problem}" for problem in problems]
+        if args.readme:
+            name = args.section or args.output.resolve().name
+            content = "\n\n".join(map(FORMATS["markdown"], tables))
+            args.readme.write_text(readme.put(args.readme.read_text(), name, content))
+    except (OSError, ValueError) as error:
         print(f"error: {error}", *problems, sep="\n  ", file=sys.stderr)
         return 2
-    tables[-1].notes += [f"not counted: {problem}" for problem in problems]
     print("\n\n".join(FORMATS[args.format](table) for table in tables))
     if args.format == "csv":  # has no place for them
         print(*(note for table in tables for note in table.notes), sep="\n", file=sys.stderr)

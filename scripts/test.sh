@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Tests what train.sh trained, once per seed; it never trains, and a missing checkpoint is an error.
 #
-#   bash scripts/test.sh DATASET TASK [arguments for train.py]
+#   bash scripts/test.sh DATASET TASK [settings] [arguments for train.py]
 #
 #   base2new               on the base and the new classes of DATASET
 #   cross-dataset          on DATASET, with the weights trained on imagenet (or shapes, for patterns, digits, counts)
 #   domain-generalization  on the variant DATASET of imagenet, or on all test domains of shapes or pacs
 #
-# The environment is that of train.sh and must be the same for both. What a training tested at its end is taken
+# The settings are those of train.sh and must be the same for both. What a training tested at its end is taken
 # from its record; it is tested again where further arguments are given.
 #
 #   DATA=/data bash scripts/test.sh dtd cross-dataset

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Trains one method on one data set, once per seed.
 #
-#   bash scripts/train.sh DATASET TASK [arguments for train.py]
+#   bash scripts/train.sh DATASET TASK [settings] [arguments for train.py]
 #
 #   DATASET  base2new: any name in configs/datasets; cross-dataset: imagenet, shapes;
 #            domain-generalization: imagenet, shapes, pacs
 #   TASK     base2new (or basenew), cross-dataset, domain-generalization
 #
-# Environment: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16), TRAINER (GOPro),
-#   CFG (a file in configs/trainers/$TRAINER; default tiny for the rendered sets, vit_b16 for the others),
-#   PYTHON (.venv/bin/python), DRY_RUN=1 (only show train.py's arguments).
+# Settings, in the environment or as flags: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16),
+#   TRAINER (GOPro), CFG (a file in configs/trainers/$TRAINER; default tiny for the rendered sets, vit_b16 for the
+#   others). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1 (only show train.py's arguments).
 # A finished run is skipped, an unfinished one is resumed.
 #
-#   DATA=/data bash scripts/train.sh caltech101 base2new
+#   DATA=/data SEEDS="1 2" bash scripts/train.sh caltech101 base2new
+#   bash scripts/train.sh caltech101 base2new --data /data --seeds 1 2 OPTIM.MAX_EPOCH 10
 command=train
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"

@@ -16,6 +16,7 @@ import trainers
 from dassl.config import flatten, get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from scripts import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -62,6 +63,11 @@ def test_published_recipe():
     assert (cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE, cfg.OPTIM.WARMUP_CONS_LR) == (1, "constant", 1e-5)
     node = cfg.TRAINER.GOPRO
     assert (node.VARIANT, node.W_SEM, node.W_CON, node.TEMPERATURE, node.PREC) == ("paper", 1.0, 0.1, 0.1, "fp16")
+
+
+@pytest.mark.parametrize("section", ["demo", "mini", "performance"])
+def test_sections_that_programs_write_stand_once_in_the_readme(section):
+    assert "new table" in readme.put(README, section, "new table")
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"make ([a-z-]+)", README))))

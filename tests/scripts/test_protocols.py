@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -83,8 +86,30 @@ def test_every_data_set_has_a_config_and_every_default_config_exists():
             assert config.exists(), config
 
 
-def test_paper_results_name_the_protocols_data_sets():
-    paper = yaml.safe_load((ROOT / "configs" / "paper_results.yaml").read_text())
+@pytest.fixture(scope="module")
+def paper():
+    return yaml.safe_load((ROOT / "configs" / "paper_results.yaml").read_text())
+
+
+def test_paper_results_agree_with_themselves(paper):
+    for method, rows in paper["base2new"].items():
+        for name, (base, new, hm) in rows.items():
+            if (method, name) != ("CoCoOp", "oxford_flowers"):  # printed so
+                assert hm == pytest.approx(2 * base * new / (base + new), abs=0.02), (method, name)
+    for method, rows in paper["cross_dataset"].items():
+        mean = sum(rows[name] for name in protocols.REAL[1:]) / 10
+        assert rows["average"] == pytest.approx(mean, abs=0.011), method
+
+
+@pytest.mark.skipif(not os.environ.get("GOPRO_TEST_DATA"), reason="GOPRO_TEST_DATA names no folder")
+def test_paper_results_are_those_that_were_transcribed(paper):
+    published = Path(os.environ["GOPRO_TEST_DATA"], "paper_results.yaml")
+    if not published.exists():
+        pytest.skip(f"no {published}")
+    assert paper == yaml.safe_load(published.read_text())
+
+
+def test_paper_results_name_the_protocols_data_sets(paper):
     variants = protocols.TARGETS["domain-generalization"]["imagenet"]
     for method in paper["base2new"]:
         assert set(paper["base2new"][method]) == {*protocols.REAL, "average"}

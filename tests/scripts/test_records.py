@@ -4,6 +4,8 @@ import pytest
 
 from scripts.records import Method, read_runs
 
+from .conftest import write_run
+
 
 def test_reads_what_a_run_says(add_run, tmp_path):
     folder = add_run("base2new", "train", "oxford_pets", "GOPro", 3, 91.5, "base")
@@ -40,6 +42,7 @@ def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
     ("change", "reason"),
     [
         (lambda folder: (folder / "done").unlink(), "unfinished"),
+        (lambda folder: only_locked(folder), "unfinished"),
         (lambda folder: (folder / "results.json").unlink(), "finished, but without results.json"),
         (lambda folder: (folder / "results.json").write_text("{"), "Expecting"),
         (lambda folder: (folder / "results.json").write_text("[1]"), "no record of schema 1"),
@@ -69,6 +72,12 @@ def edit(folder, **changes):
     (folder / "results.json").write_text(json.dumps(record | changes))
 
 
+def only_locked(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ".lock").touch()
+
+
 def fail(folder, text):
     (folder / "done").unlink()
     (folder / "failed.json").write_text(text)
@@ -81,3 +90,12 @@ def test_the_same_run_twice_counts_once(add_run, tmp_path):
     runs, (problem,) = read_runs(tmp_path)
     assert len(runs) == 1
     assert "holds the same run" in problem
+
+
+def test_a_run_of_ones_own_does_not_replace_that_of_a_script(add_run, tmp_path):
+    folder = add_run("base2new", "train", "dtd", "GOPro", 1, 70.0, "base")
+    own = tmp_path / "a" / "seed1"
+    write_run(own, json.loads((folder / "results.json").read_text()) | {"results": {"accuracy": 99.0}})
+    runs, (problem,) = read_runs(tmp_path)
+    assert len(runs) == 1
+    assert problem == f"a/seed1: left out, because {folder} holds the same run"

@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,30 @@ def test_report_prints_and_draws(add_run, tmp_path, capsys, name):
     assert "68.57" in out
     assert "not counted: base2new/train_base/shapes/shots_16/GOPro/tiny/seed2: unfinished" in out
     assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_tables_go_into_the_readmes_section(add_run, tmp_path, capsys):
+    add_run("base2new", "train", "shapes", "GOPro", 1, 80.0, "base")
+    add_run("base2new", "test", "shapes", "GOPro", 1, 60.0, "new")
+    file = tmp_path / "README.md"
+    begin, end = "<!-- mini:begin, from: a command -->", "<!-- mini:end -->"
+    file.write_text(f"Before\n\n{begin}\nnot measured yet\n{end}\n\nAfter\n")
+    assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 0
+    before, content, after = re.split(f"{begin}\n|{end}", file.read_text())
+    assert (before, after) == ("Before\n\n", "\n\nAfter\n")
+    assert content.startswith("**Base-to-new generalization**\n\n| data set")
+    assert "| shapes | GOPro | 80.00 | 60.00 | 68.57 |" in content
+    assert "not measured" not in content
+    written = file.read_text()
+    assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 0
+    assert file.read_text() == written
+    for wrong in (written + written, written.replace(end, ""), "nothing"):
+        file.write_text(wrong)
+        assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 2
+        assert "<!-- mini:begin --> and, after it, <!-- mini:end --> once" in capsys.readouterr().err
+        assert file.read_text() == wrong
+    assert report.main([str(tmp_path), "--readme", str(file)]) == 2  # the section is named after the folder
+    assert f"<!-- {tmp_path.name}:begin -->" in capsys.readouterr().err
 
 
 def test_bars_reach_their_values():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts import runner
-from scripts.plan import plan, read_settings
+from scripts.plan import DEFAULTS, plan, read_settings, split_flags
 
 SCRIPTS = Path(runner.__file__).parent
 
@@ -24,7 +24,7 @@ def fake_train(monkeypatch, tmp_path):
 
     calls = Calls()
 
-    def execute(argv):
+    def execute(argv, tick=None):
         folder = Path(argv[argv.index("--output-dir") + 1])
         calls.append(folder)
         if any(word in str(folder) for word in calls.failing):
@@ -35,7 +35,7 @@ def fake_train(monkeypatch, tmp_path):
         (folder / "done").touch()
         return 0
 
-    for name in ("DATA", "SEEDS", "SHOTS", "TRAINER", "CFG", "DATASETS", "DRY_RUN"):
+    for name in (*DEFAULTS, "DRY_RUN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     monkeypatch.setattr(runner, "execute", execute)
@@ -87,6 +87,45 @@ def test_tests_never_train(fake_train, tmp_path, capsys):
     assert not fake_train
     assert runner.main(["test", "digits", "cross-dataset", "--load-epoch", "1"]) == 0
     assert len(fake_train) == 3
+
+
+def test_a_finished_training_whose_checkpoint_is_gone_is_an_error(fake_train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEEDS", "1")
+    runner.main(["train", "shapes", "base2new"])
+    (tmp_path / "base2new/train_base/shapes/shots_16/GOPro/tiny/seed1/prompt_learner/checkpoint").unlink()
+    assert runner.main(["test", "shapes", "base2new"]) == 1
+    assert "holds no checkpoint: run train.sh first (tests never train)" in capsys.readouterr().err
+    assert len(fake_train) == 1
+
+
+def test_flags_do_what_the_environment_does_and_win(fake_train, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEDS", "7")
+    monkeypatch.setenv("DATA", "unused")
+    flags = ["--seeds", "1", "2", "--data", "Here.now", "--shots=4", "--trainer", "GOPro", "--cfg", "vit_b16"]
+    rest = ["--transforms", "random_flip", "normalize", "OPTIM.LR", "0.1"]
+    opts = read_settings([*flags, "--output", str(tmp_path / "mine"), *rest])
+    assert (opts.seeds, opts.shots, opts.trainers, opts.cfg) == ((1, 2), 4, ("GOPro",), "vit_b16")
+    assert (opts.data, opts.output) == (Path.cwd() / "Here.now", tmp_path / "mine")
+    assert opts.extra == tuple(rest)
+    assert runner.main(["train", "shapes", "base2new", *flags, "--cfg", "tiny"]) == 0
+    assert names(fake_train, tmp_path) == [f"base2new/train_base/shapes/shots_4/GOPro/tiny/seed{n}" for n in (1, 2)]
+    fake_train.clear()
+    assert runner.main(["benchmark", "cross-dataset", "--datasets", "embedded", "--trainer", "ZeroshotCLIP"]) == 0
+    assert len(fake_train) == 4
+
+
+def test_a_flag_ends_at_the_next_flag_or_key():
+    assert split_flags(["OPTIM.LR", "1", "--seeds", "1", "2", "OPTIM.MAX_EPOCH", "3"]) == (
+        *({"SEEDS": "1 2"}, ["OPTIM.LR", "1", "OPTIM.MAX_EPOCH", "3"]),
+    )
+    assert split_flags(["--trainer", "A", "B", "--load-epoch", "3"]) == ({"TRAINER": "A B"}, ["--load-epoch", "3"])
+
+
+def test_help_says_what_the_settings_are(fake_train, capsys):
+    assert runner.main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in DEFAULTS)
+    assert not fake_train
 
 
 def test_further_arguments_test_the_base_classes_again(fake_train, tmp_path, monkeypatch):
@@ -159,8 +198,12 @@ def test_arguments_are_what_train_py_reads(fake_train, monkeypatch, command):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["train", "shapes"], "usage"),
-        (["fly", "shapes", "base2new"], "usage"),
+        ([], "unknown command"),
+        (["fly", "shapes", "base2new"], "unknown command"),
+        (["train", "shapes"], "train.sh needs DATASET TASK first"),
+        (["benchmark", "--seeds", "1"], "benchmark.sh needs TASK first"),
+        (["train", "shapes", "base2new", "--seeds", "--shots", "4"], "--seeds needs a value"),
+        (["train", "shapes", "base2new", "--shots", "4", "8"], "SHOTS must be one whole number, got '4 8'"),
         (["train", "shape", "base2new"], "Did you mean shapes"),
         (["train", "shapes", "base"], "unknown task"),
         (["train", "dtd", "cross-dataset"], "Allowed: imagenet, shapes"),
@@ -221,6 +264,33 @@ def test_execute_runs_main_in_a_child_and_reports_errors(monkeypatch, capfd):
         out, err = capfd.readouterr()
         assert "called with ['good']" in out
         assert "train.py: ValueError: no such key" in err
+        ticks = []
+        assert runner.execute(("quiet",), lambda: ticks.append(1)) == 0
+        assert runner.execute(("bad",), lambda: ticks.append(1)) == 1
+        out, err = capfd.readouterr()
+        assert len(ticks) >= 2
+        assert "called with" not in out
+        assert "train.py: ValueError: no such key" in err
+
+
+def test_the_line_of_overall_progress(monkeypatch, capsys):
+    seconds = iter([0, 0, 0, 60, 60, 60, 90])
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(runner.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    progress = runner.Progress(3)
+    progress.begin("one")
+    progress.end()
+    progress.begin("two")
+    progress.tick()
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/3] one · 0:00:00 gone",
+        "[2/3] two · 0:01:00 gone, abo",
+        "\033[A\033[K[2/3] two · 0:01:30 gone, abo",
+    ]
+    monkeypatch.setenv("COLUMNS", "100")
+    seconds = iter([100])
+    assert progress.line() == "[2/3] two · 0:01:40 gone, about 0:01:20 left"
 
 
 @pytest.mark.parametrize("script", ["train", "test"])
