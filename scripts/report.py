@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
             runs, problems = read_runs(args.output)
             if not runs:
                 raise ValueError(f"no finished run under {args.output}")
-            seeds_only = all(run.folder.parent == args.output for run in runs)
+            groups = {(run.folder.parent, run.name, run.classes, run.method, run.source) for run in runs}
+            seeds_only = len(groups) == 1 and runs[0].folder.parent == args.output
             tables = [seed_table(args.output, runs)] if seeds_only else all_tables(runs, args.output, paper)
         tables[-1].notes += [f"not counted: {problem}" for problem in problems]
         if args.readme:

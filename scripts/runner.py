@@ -154,7 +154,7 @@ class Progress:
 
     def tick(self) -> None:
         if self.terminal:
-            print(f"\033[A\033[K{self.line()}", flush=True)
+            print(f"\033[A\r\033[K{self.line()}", flush=True)  # one line up: a bar of the run may stand in this one
 
     def end(self) -> None:
         """Notes that the run took its time; skipped ones do not count for the estimate."""

@@ -110,6 +110,16 @@ def test_a_folder_of_seeds(add_run, tmp_path, capsys):
     assert lines[7].split()[:4] == ["mean", "81.00", "±", "2.48"]
 
 
+def test_runs_of_different_kinds_beside_each_other_are_no_seeds_of_one(add_run, tmp_path, capsys):
+    for number, name in enumerate(("dtd", "shapes"), 1):
+        add_run("own", "try", name, "GOPro", number, 50.0).rename(tmp_path / f"run{number}")
+    assert report.main([str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["Other", "runs"]
+    assert ["run1", "dtd", "all", "GOPro", "50.00", "1"] in lines
+    assert not any("mean" in line for line in lines)
+
+
 def test_one_run_per_class_and_confusion(add_run, tmp_path, capsys):
     folder = add_run("base2new", "train", "shapes", "GOPro", 1, 80.0)
     assert report.main(["--run", str(folder)]) == 0

@@ -283,10 +283,10 @@ def test_the_line_of_overall_progress(monkeypatch, capsys):
     progress.end()
     progress.begin("two")
     progress.tick()
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().out.removesuffix("\n").split("\n") == [
         "[1/3] one · 0:00:00 gone",
         "[2/3] two · 0:01:00 gone, abo",
-        "\033[A\033[K[2/3] two · 0:01:30 gone, abo",
+        "\033[A\r\033[K[2/3] two · 0:01:30 gone, abo",
     ]
     monkeypatch.setenv("COLUMNS", "100")
     seconds = iter([100])
