@@ -22,6 +22,7 @@ from .files import (  # noqa: F401  readers reach all of these through this modu
     find_missing,
     list_folders,
     list_images,
+    parsing,
     read_classnames,
     read_lines,
     relative,
@@ -152,6 +153,8 @@ def check_labels(train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Da
             both = f"{names[d.label]!r} and {d.classname!r}"
             raise ValueError(f"Label {d.label} stands for two classes: {both}.")
     with_images = {d.label for d in train}
+    if min(names) < 0:
+        raise ValueError(f"The class {names[min(names)]!r} has the label {min(names)}; labels run from 0.")
     empty = [y for y in range(max(names) + 1) if y not in with_images]
     if empty:
         listed = ", ".join(repr(names.get(y, f"label {y}")) for y in empty[:10])

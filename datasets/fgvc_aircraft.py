@@ -44,9 +44,8 @@ class FGVCAircraft(DatasetBase):
         common.require(self, path)
         items = []
         for line in common.read_lines(path):
-            name, _, classname = line.partition(" ")
-            if classname not in cname2lab:
-                raise ValueError(f"{path}: the class {classname!r} is not in variants.txt.")
-            image = os.path.join(self.image_dir, name + ".jpg")
-            items.append(Datum(impath=image, label=cname2lab[classname], classname=classname))
+            with common.parsing(f"{path}, {line!r}", "<image> <class name>, with a name of variants.txt"):
+                name, classname = line.split(" ", 1)
+                image = os.path.join(self.image_dir, name + ".jpg")
+                items.append(Datum(impath=image, label=cname2lab[classname], classname=classname))
         return items

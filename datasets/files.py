@@ -174,6 +174,24 @@ def read_lines(path: str) -> list[str]:
         return [line.strip() for line in f if line.strip()]
 
 
+@contextlib.contextmanager
+def parsing(place: str, form: str) -> Iterator[None]:
+    """Say where, and what was expected, when the block fails to take apart what a file holds.
+
+    Args:
+        place: the file, or one line of it.
+        form: what it should hold.
+
+    Raises:
+        ValueError: in place of what the block raised.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as e:
+        reason = f"{e.args[0]!r} is unknown" if isinstance(e, KeyError) else e
+        raise ValueError(f"{place}: {reason}. Expected {form}.") from e
+
+
 def read_classnames(text_file: str) -> dict[str, str]:
     """Read lines ``<folder> <class name>`` (a space or a tab between them) in the order of the file.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import defaultdict
 from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -44,14 +45,17 @@ class OxfordFlowers(DatasetBase):
         label_file = os.path.join(self.dataset_dir, "imagelabels.mat")
         names_file = os.path.join(self.dataset_dir, "cat_to_name.json")
         common.require(self, label_file, names_file)
-        with open(names_file, encoding="utf-8") as f:
-            names = json.load(f)
-        images: dict[int, list[str]] = {}
-        for number, label in enumerate(read_mat(label_file)["labels"], start=1):
-            images.setdefault(int(label), []).append(os.path.join(self.image_dir, f"image_{number:05d}.jpg"))
+        content, images = read_mat(label_file), defaultdict(list)
+        with common.parsing(label_file, "the variable labels, numbers from 1"):
+            for number, label in enumerate(content["labels"], start=1):
+                images[int(label)].append(os.path.join(self.image_dir, f"image_{number:05d}.jpg"))
+        with common.parsing(names_file, f"a JSON object with a name for every label of {label_file}"):
+            with open(names_file, encoding="utf-8") as f:
+                titles = json.load(f)
+            names = {label: titles[str(label)] for label in images}
         lists: common.Lists = ([], [], [])
         for label, paths in images.items():
-            parts = common.split_class(paths, names[str(label)], rng=rng)
+            parts = common.split_class(paths, names[label], rng=rng)
             for items, part in zip(lists, parts, strict=True):
-                items.extend(Datum(impath=p, label=label - 1, classname=names[str(label)]) for p in part)
+                items.extend(Datum(impath=p, label=label - 1, classname=names[label]) for p in part)
         return lists

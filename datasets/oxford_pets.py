@@ -54,8 +54,9 @@ class OxfordPets(DatasetBase):
         common.require(self, path)
         items = []
         for line in common.read_lines(path):
-            name, label, _, _ = line.split(" ")
-            breed = name.rpartition("_")[0].lower()
-            image = os.path.join(self.image_dir, name + ".jpg")
-            items.append(Datum(impath=image, label=int(label) - 1, classname=breed))
+            with common.parsing(f"{path}, {line!r}", "<Breed_name>_<number> <label from 1> <species> <breed>"):
+                name, label, _, _ = line.split(" ")
+                breed = name.rpartition("_")[0].lower()
+                image = os.path.join(self.image_dir, name + ".jpg")
+                items.append(Datum(impath=image, label=int(label) - 1, classname=breed))
         return items

@@ -15,6 +15,7 @@ BROKEN = ("sketch/dog/n02103406_4068-1.png",)  # left out by everybody who repor
 class PACS(DatasetBase):
     """PACS (Li et al., Deeper, broader and artier domain generalization, ICCV 2017).
 
+    Source: https://github.com/KaiyangZhou/Dassl.pytorch (DATASETS.md, layout and lists).
     Licence: none stated; images collected from the web, for research.
 
     Expected tree::
@@ -57,9 +58,10 @@ def read_official(split_dir: str, image_dir: str, domain: str) -> common.Lists:
         file = os.path.join(split_dir, f"{domain}_{part}_kfold.txt")
         common.require(PACS, file)
         for line in common.read_lines(file):
-            name, label = line.rsplit(" ", 1)
-            path = os.path.join(image_dir, name)
-            items.append(Datum(impath=path, label=int(label) - 1, classname=name.split("/")[-2]))
+            with common.parsing(f"{file}, {line!r}", "<domain>/<class>/<image> <label from 1>"):
+                name, label = line.rsplit(" ", 1)
+                path = os.path.join(image_dir, name)
+                items.append(Datum(impath=path, label=int(label) - 1, classname=name.split("/")[-2]))
     return lists
 
 

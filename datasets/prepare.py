@@ -27,6 +27,10 @@ from .shapes import render_dataset
 DOWNLOADS = ".downloads"  # in the set's folder: archives and unfinished downloads
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 MIRROR = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/main/"
+SPLITS = (
+    "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/"
+    "ac9077ee4e422f768c9b9109551468605e33ec9a/splits/"
+)
 
 
 def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = False) -> list[str]:
@@ -92,8 +96,10 @@ def _copy_from_others(root: str, folder: str, part: dict[str, Any]) -> None:
 
 def _get(source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
     """Download one source, unless its file is here already, and take what is needed out of it."""
-    url = re.sub("^gdrive:", DRIVE, re.sub("^mirror:", MIRROR, source["url"]))
-    drive = source["url"].startswith("gdrive:")
+    url, drive = source["url"], source["url"].startswith("gdrive:")
+    for short, address in (("gdrive:", DRIVE), ("mirror:", MIRROR), ("splits:", SPLITS)):
+        if url.startswith(short):
+            url = address + url.removeprefix(short)
     name = source.get("file") or (needs[0] if drive else re.split("[/?]", url)[-1])
     own_folder = hashlib.sha256(url.encode()).hexdigest()[:8]  # several sources use the same file names
     path = os.path.join(folder, DOWNLOADS, own_folder, name)

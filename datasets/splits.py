@@ -84,7 +84,8 @@ def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable
     """Read the split file, or draw the split once and keep it.
 
     As in CoOp the draw follows ``SEED``. The first of several runs that draw at once wins; the others read
-    its file.
+    its file. Few-shot picks start from the seed whether the split was drawn or read; in CoOp those of the
+    run that draws go on where the split left the generator, so they depend on which run came first.
 
     Args:
         cfg: the config.

@@ -50,11 +50,14 @@ class StanfordCars(DatasetBase):
 
     def read_data(self, image_dir: str, anno_file: str, meta_file: str) -> list[Datum]:
         """Read the annotations; class names get the year in front: "2012 Acura TL Sedan"."""
-        names = [name.split(" ") for name in read_mat(meta_file)["class_names"]]
-        classnames = [" ".join([*words[-1:], *words[:-1]]) for words in names]
+        meta, annotations = read_mat(meta_file), read_mat(anno_file)
+        with common.parsing(meta_file, "the variable class_names, texts that end in a year"):
+            names = [name.split(" ") for name in meta["class_names"]]
+        classnames = {label: " ".join([*words[-1:], *words[:-1]]) for label, words in enumerate(names)}
         items = []
-        for row in read_mat(anno_file)["annotations"]:
-            image = os.path.join(self.dataset_dir, image_dir, row["fname"])
-            label = int(row["class"][0]) - 1
-            items.append(Datum(impath=image, label=label, classname=classnames[label]))
+        with common.parsing(anno_file, f"the variable annotations, with fname and class (1 to {len(names)})"):
+            for row in annotations["annotations"]:
+                image = os.path.join(self.dataset_dir, image_dir, row["fname"])
+                label = int(row["class"][0]) - 1
+                items.append(Datum(impath=image, label=label, classname=classnames[label]))
         return items

@@ -51,10 +51,9 @@ class SUN397(DatasetBase):
         common.require(self, path)
         items = []
         for line in common.read_lines(path):
-            folder = os.path.dirname(line[1:])
-            if folder not in cname2lab:
-                raise ValueError(f"{path}: the class of {line!r} is not in ClassName.txt.")
-            classname = " ".join(reversed(folder.split("/")[1:]))
-            image = os.path.join(self.image_dir, line[1:])
-            items.append(Datum(impath=image, label=cname2lab[folder], classname=classname))
+            with common.parsing(f"{path}, {line!r}", "a line of ClassName.txt, a slash and an image"):
+                folder = os.path.dirname(line[1:])
+                classname = " ".join(reversed(folder.split("/")[1:]))
+                image = os.path.join(self.image_dir, line[1:])
+                items.append(Datum(impath=image, label=cname2lab[folder], classname=classname))
         return items

@@ -42,8 +42,9 @@ class UCF101(DatasetBase):
         """Split the first official training list; the first official test list stays as it is."""
         index = os.path.join(self.dataset_dir, "ucfTrainTestlist", "classInd.txt")
         common.require(self, index)
-        rows = [line.split(" ") for line in common.read_lines(index)]
-        labels = {name: int(number) - 1 for number, name in rows}
+        with common.parsing(index, "lines <label from 1> <ClassName>"):
+            rows = [line.split(" ") for line in common.read_lines(index)]
+            labels = {name: int(number) - 1 for number, name in rows}
         train, val = common.split_trainval(self.read_data(labels, "trainlist01.txt"), rng=rng)
         return train, val, self.read_data(labels, "testlist01.txt")
 
@@ -53,8 +54,9 @@ class UCF101(DatasetBase):
         common.require(self, path)
         items = []
         for line in common.read_lines(path):
-            action, video = line.split(" ")[0].split("/")
-            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
-            image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
-            items.append(Datum(impath=image, label=cname2lab[action], classname=name))
+            with common.parsing(f"{path}, {line!r}", "<ClassName>/<video>.avi, with a name of classInd.txt"):
+                action, video = line.split(" ")[0].split("/")
+                name = "_".join(re.findall("[A-Z][^A-Z]*", action))
+                image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
+                items.append(Datum(impath=image, label=cname2lab[action], classname=name))
         return items

@@ -197,6 +197,10 @@ class TestLabels:
         with pytest.raises(ValueError, match="1 of 2 classes have no training images: 'b'"):
             common.check_labels([Datum("a", 0, 0, "a")], [], [Datum("b", 1, 0, "b")])
 
+    def test_negative(self):
+        with pytest.raises(ValueError, match="'z' has the label -1; labels run from 0"):
+            common.check_labels([Datum("a", 0, 0, "a"), Datum("z", -1, 0, "z")], [], [Datum("a", 0, 0, "a")])
+
     def test_two_names(self):
         with pytest.raises(ValueError, match="Label 0.*'a' and 'b'"):
             common.check_labels([Datum("a", 0, 0, "a")], [], [Datum("b", 0, 0, "b")])

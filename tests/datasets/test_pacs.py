@@ -79,3 +79,12 @@ def test_errors(pacs, config, tmp_path):
         PACS(config(tmp_path / "nowhere"))
     assert "pacs/\n" in str(e.value)
     assert "datasets.prepare pacs" in str(e.value)
+
+
+def test_bad_line_of_an_official_file(official, config):
+    (file,) = official.glob("*/photo_train_kfold.txt")
+    file.write_text("photo/dog/pic_1.jpg dog\n")
+    with pytest.raises(
+        ValueError, match=r"photo_train_kfold.txt, 'photo/dog/pic_1.jpg dog'.*Expected <domain>/<class>"
+    ):
+        PACS(config(TARGET_DOMAINS=["sketch"]))

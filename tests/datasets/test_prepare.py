@@ -351,6 +351,26 @@ class TestShapesOfArchives:
         assert self.get(run, web, "imagenet_r", parts) == ["classnames.txt"]
         assert web.asked == []
 
+    def test_archives_of_repositories(self, run, web):
+        """GitHub's archives hold one folder that is named after the repository and the commit."""
+        web.files["/0123.zip"] = zipped(
+            {"Homework3-PACS-0123/PACS/photo/dog/1.jpg": b"1", "Homework3-PACS-0123/a": b""}
+        )
+        web.files["/4567.zip"] = zipped(
+            {"RSC-4567/data/correct_txt_lists/photo_train_kfold.txt": b"", "RSC-4567/b": b""}
+        )
+        parts = [
+            {"needs": ["images"], "sources": [{"url": "/0123.zip", "place": {"PACS": "images"}}]},
+            {"needs": ["splits"], "sources": [{"url": "/4567.zip", "place": {"correct_txt_lists": "splits"}}]},
+        ]
+        assert self.get(run, web, "pacs", parts) == ["images/photo/dog/1.jpg", "splits/photo_train_kfold.txt"]
+
+    def test_one_download_for_two_parts(self, run, web):
+        web.files["/p.zip"] = zipped({"pacs/images/photo/dog/1.jpg": b"1", "pacs/splits/photo_train_kfold.txt": b""})
+        parts = [{"needs": [need], "sources": [{"url": "/p.zip"}]} for need in ("images", "splits")]
+        assert self.get(run, web, "pacs", parts) == ["images/photo/dog/1.jpg", "splits/photo_train_kfold.txt"]
+        assert len(web.asked) == 1
+
     def test_drive_and_mirror_addresses(self, run, web, monkeypatch):
         monkeypatch.setattr(prepare, "DRIVE", web.url + "/drive?id=")
         monkeypatch.setattr(prepare, "MIRROR", web.url + "/mirror/")
@@ -361,6 +381,12 @@ class TestShapesOfArchives:
             {"needs": ["split_zhou_DescribableTextures.json"], "sources": [{"url": "gdrive:ID"}]}]}}  # fmt: skip
         assert run("dtd", table=table)[0] == 0
         assert (run.root / "dtd" / "split_zhou_DescribableTextures.json").read_bytes() == b'{"train": []}'
+        monkeypatch.setattr(prepare, "SPLITS", web.url + "/splits/")
+        name = "split_zhou_EuroSAT.json"
+        web.files[f"/splits/{name}"] = b'{"val": []}'
+        part = {"needs": [name], "sources": [{"url": f"splits:{name}"}]}
+        assert run("eurosat", table={"eurosat": {"size_gb": 1, "parts": [part]}})[0] == 0
+        assert (run.root / "eurosat" / name).read_bytes() == b'{"val": []}'
 
 
 class TestImageNet:
@@ -431,10 +457,10 @@ class TestTable:
         for stem, entry in table.items():
             assert entry["size_gb"] > 0
             for part in entry["parts"]:
-                assert len(part["sources"]) > 1 or "manual" in entry or stem in ("pacs", "fgvc_aircraft"), stem
+                assert len(part["sources"]) > 1 or part["needs"] == ["images/train", "images/val"], stem
                 for source in part["sources"]:
                     assert set(source) <= {"url", "md5", "sha256", "file", "inner", "place"}
-                    assert re.match("(https?://|gdrive:|mirror:)[^ ]+$", source["url"])
+                    assert re.match("(https?://|gdrive:|mirror:|splits:)[^ ]+$", source["url"])
                     assert re.fullmatch("[0-9a-f]{32}", source.get("md5", "0" * 32))
                     assert re.fullmatch("[0-9a-f]{64}", source.get("sha256", "0" * 64))
                     assert set(source.get("place", {}).values()) <= set(part["needs"])

@@ -267,6 +267,23 @@ def test_split_file_decides(made, config, stem):
         assert parts_of(dataset, folder) == [half(p, parts[0], which) for p in (train, val, parts[2])]
 
 
+@pytest.mark.parametrize("shots", [1, 2, 3, 16])
+@pytest.mark.parametrize("stem", ALL_SETS)
+def test_picks_of_every_set(made, config, stem, shots):
+    """First the picks of train, then those of val, from one seed; then the halves of the classes."""
+    cls, folder, expected = made(stem)
+    random.seed(0)
+    lists = [list(part) for part in expected()]
+    cls(config(SEED=0))  # keeps its split, as CoOp's users have one
+    for seed in (1, 2, 3):
+        random.seed(seed)
+        chosen = [picks(lists[0], shots), picks(lists[1], min(shots, 4)), lists[2]]
+        for which in ("all", "base", "new"):
+            wanted = chosen if which == "all" else [half(part, lists[0], which) for part in chosen]
+            dataset = cls(config(SEED=seed, NUM_SHOTS=shots, SUBSAMPLE_CLASSES=which))
+            assert parts_of(dataset, folder) == wanted
+
+
 @pytest.mark.parametrize("stem", ALL_SETS)
 def test_missing_images_are_named(made, config, stem):
     cls, folder, expected = made(stem)
@@ -403,10 +420,46 @@ def test_imagenet_variants(tmp_path, touch, config, stem):
             cls(config())
 
 
-def test_aircraft_with_an_unknown_class(made, config):
-    cls, folder, _ = made("fgvc_aircraft")
-    (folder / "variants.txt").write_text("707-320\nBoeing 717\n")
-    with pytest.raises(ValueError, match=r"'BAE 146-200' is not in variants\.txt"):
+BAD_LINES = {
+    "oxford_pets": ("annotations/trainval.txt", "Birman_1 3", "values to unpack", "<label from 1>"),
+    "fgvc_aircraft": ("images_variant_val.txt", "001 Concorde", "'Concorde' is unknown", "a name of variants.txt"),
+    "sun397": ("Testing_01.txt", "/a/alley/sun_1.jpg", "'a/alley' is unknown", "a line of ClassName.txt"),
+    "ucf101": ("ucfTrainTestlist/trainlist01.txt", "Dance/v_1.avi 9", "'Dance' is unknown", "a name of classInd.txt"),
+}
+
+
+@pytest.mark.parametrize("stem", BAD_LINES)
+def test_bad_line_of_a_list(made, config, stem):
+    """The error names the file, the line, what is wrong with it and what would be right."""
+    cls, folder, _ = made(stem)
+    name, line, wrong, right = BAD_LINES[stem]
+    with (folder / name).open("a") as f:
+        f.write(line + "\n")
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, (name, repr(line), wrong, "Expected", right)))):
+        cls(config())
+
+
+def test_bad_numbers_of_classes(made, config):
+    cls, folder, _ = made("ucf101")
+    (folder / "ucfTrainTestlist" / "classInd.txt").write_text("one ApplyEyeMakeup\n")
+    with pytest.raises(ValueError, match=r"classInd\.txt: .*'one'.*Expected lines <label from 1> <ClassName>"):
+        cls(config())
+
+
+@pytest.mark.parametrize(
+    ("stem", "file", "content", "message"),
+    [
+        ("oxford_flowers", "cat_to_name.json", b'{"1": "pink primrose"}', "'2' is unknown.*a name for every label"),
+        ("oxford_flowers", "cat_to_name.json", b"Sorry!", "Expecting value.*a JSON object"),
+        ("oxford_flowers", "imagelabels.mat", "CARS_META", "'labels' is unknown.*the variable labels"),
+        ("stanford_cars", "devkit/cars_meta.mat", "FLOWERS", "'class_names' is unknown.*the variable class_names"),
+        ("stanford_cars", "devkit/cars_train_annos.mat", "FLOWERS", "'annotations' is unknown.*class .1 to 3."),
+    ],
+)
+def test_bad_file_of_labels(made, config, stem, file, content, message):
+    cls, folder, _ = made(stem)
+    (folder / file).write_bytes(base64.b85decode(SAMPLES[content]) if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=re.escape(str(folder / file)) + ".*" + message):
         cls(config())
 
 
