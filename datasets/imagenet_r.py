@@ -23,6 +23,8 @@ class ImageNetR(DatasetBase):
 
     Official counts: 200 classes; 30,000 test images. A test set: its images also stand in as
     train, which gives the class names; ``NUM_SHOTS`` has no effect.
+
+    As in CoOp, a prediction is one of these 200 classes, not of ImageNet's 1,000.
     """
 
     dataset_dir = "imagenet-rendition"

@@ -23,6 +23,8 @@ class ImageNetSketch(DatasetBase):
 
     Official counts: 1,000 classes; 50,889 test images. A test set: its images also stand in as
     train, which gives the class names; ``NUM_SHOTS`` has no effect.
+
+    As in CoOp, labels follow the sorted folders, which gives the labels of `ImageNet`.
     """
 
     dataset_dir = "imagenet-sketch"

@@ -23,6 +23,8 @@ class ImageNetV2(DatasetBase):
 
     Official counts: 1,000 classes; 10,000 test images. A test set: its images also stand in as
     train, which gives the class names; ``NUM_SHOTS`` has no effect.
+
+    As in CoOp, folder i holds the class of line i of classnames.txt, counted from 0.
     """
 
     dataset_dir = "imagenetv2"

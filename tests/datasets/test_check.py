@@ -64,6 +64,30 @@ def test_broken_images_are_named(dtd, run, monkeypatch, workers):
     assert run("dtd", "--no-decode")[0] == 0
 
 
+def test_all_cores_and_a_progress_bar(dtd, monkeypatch, capsys):
+    asked = []
+
+    class Pool:
+        def __init__(self, workers):
+            asked.append(workers)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_args):
+            pass
+
+        def imap_unordered(self, function, items, chunksize):
+            return map(function, items)
+
+    monkeypatch.setattr(check, "INLINE_IMAGES", 2)
+    monkeypatch.setattr(check.multiprocessing, "Pool", Pool)
+    monkeypatch.setattr(check.os, "sched_getaffinity", lambda _: range(7), raising=False)
+    assert check.main(["dtd", "--root", str(dtd.parent)]) == 0
+    assert asked == [7]
+    assert "Reading dtd: 100%" in capsys.readouterr().err
+
+
 def test_many_broken_images_are_counted(dtd, run):
     for i in range(8):
         for c in ("banded", "dotted", "woven"):

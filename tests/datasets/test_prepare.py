@@ -132,6 +132,7 @@ class TestCommand:
         folder = run.root / "oxford_pets"
         assert sorted(p.name for p in folder.iterdir()) == ["annotations", "images", "split_zhou_OxfordPets.json"]
         assert not list(folder.rglob("._*"))
+        assert "images.tar.gz: 100%" in err  # the progress bar
         asked = len(web.asked)
         status, out, _ = run("OxfordPets", "oxford_pets")
         assert (status, len(web.asked)) == (0, asked)
@@ -142,6 +143,23 @@ class TestCommand:
         assert run("oxford_pets", table=pets)[0] == 0
         assert len(read_pets(run.root, config).train_x) == 10
         assert not any("mirror" in path for path, _ in web.asked)
+
+    def test_the_next_call_goes_on_after_a_kill(self, run, pets, web, config):
+        """Half a download is completed, half an unpacking cleared away."""
+        del pets["oxford_pets"]["parts"][0]["sources"][1]
+        web.cuts["/pets/images.tar.gz"] = [100, 0, 0]
+        status, _, err = run("oxford_pets", table=pets)
+        assert (status, "the connection ended after 100 of" in err) == (1, True)
+        leftover = run.root / "oxford_pets" / ".downloads" / "unpack-killed" / "images" / "1.png"
+        leftover.parent.mkdir(parents=True)
+        leftover.write_bytes(b"half")
+        web.codes["/pets/images.tar.gz"] = [404]
+        assert run("oxford_pets")[0] == 1
+        assert not list(run.root.rglob("unpack-*"))
+        web.asked.clear()
+        assert run("oxford_pets")[0] == 0
+        assert web.asked == [("/pets/images.tar.gz", "bytes=100-")]
+        assert len(read_pets(run.root, config).train_x) == 10
 
     def test_wrong_checksum_goes_to_the_next_source(self, run, pets, web, config):
         pets["oxford_pets"]["parts"][0]["sources"][0]["md5"] = "0" * 32

@@ -362,6 +362,23 @@ def test_imagenet(imagenet, config):
         assert parts_of(dataset, imagenet) == wanted
 
 
+def test_folder_made_for_coop(imagenet, config, tmp_path):
+    """Links to data elsewhere, as CoOp advises, and its pickled caches, which are never opened."""
+    train = imagenet_rows("train", 6)
+    (imagenet / "images").rename(tmp_path / "elsewhere")
+    (imagenet / "images").mkdir()
+    for part in ("train", "val"):
+        (imagenet / "images" / part).symlink_to(tmp_path / "elsewhere" / part)
+    imagenet.rename(tmp_path / "linked")
+    imagenet.symlink_to(tmp_path / "linked")
+    (imagenet / "split_fewshot").mkdir()
+    for cache in ("preprocessed.pkl", "split_fewshot/shot_4-seed_5.pkl"):
+        (imagenet / cache).write_bytes(b"not what it was")
+    random.seed(5)
+    dataset = reader_of("imagenet")(config(SEED=5, NUM_SHOTS=4))
+    assert rows_of(dataset.train_x, imagenet) == picks(train, 4)
+
+
 def test_imagenet_listing_follows_the_folders(imagenet, config, touch, capsys):
     cls = reader_of("imagenet")
     cls(config())
