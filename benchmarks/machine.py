@@ -70,19 +70,11 @@ def _cpu() -> str:
 
 def available_bytes(device: str) -> int:
     """Memory that can still be taken."""
-    if device == "cuda":
-        import torch
+    import torch
 
-        torch.cuda.empty_cache()
-        return int(torch.cuda.mem_get_info()[0])
-    info = Path("/proc/meminfo")
-    if not info.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    free = int(re.findall(r"^MemAvailable:\s*(\d+) kB", info.read_text(), re.MULTILINE)[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():  # "max" where there is none
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    from clip.prompts import free_memory
+
+    return free_memory(torch.device(device))
 
 
 def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], device: str) -> int:

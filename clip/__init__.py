@@ -4,9 +4,10 @@
 prompts are made of), texts, and prompts given as embeddings; `available_models` lists the names it knows.
 """
 
+from .images import ImageFeatures
 from .load import available_models, load
-from .model import FrozenCLIP, ImageFeatures
-from .prompts import PromptTree
+from .model import FrozenCLIP
+from .prompt_tree import PromptTree
 from .tokenizer import decode, encode, tokenize
 
 __all__ = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from .prompts import PromptTree, encode_prompts
+from .images import ImageFeatures, encode_images
+from .prompt_tree import PromptTree
+from .prompts import encode_prompts
 from .tokenizer import EOT, SOT, encode, tokenize
 
 # Also raised by `load`, from the architecture's config, before any weights are downloaded.
@@ -21,26 +22,6 @@ UNFIT_TEXT_TOWER = (
     "MODEL.BACKBONE.NAME: {!r} has a text tower that is not CLIP's (causal blocks, feature read at the end token); "
     "use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
 )
-
-
-@dataclass
-class ImageFeatures:
-    """What the image tower gives for B images with L blocks of width Dv.
-
-    Attributes:
-        final: [B, E], the projected feature, not normalised.
-        mean: [B, L, Dv], mean over the tokens after each block (class token included).
-        var: [B, L, Dv], population variance over the same tokens.
-    """
-
-    final: torch.Tensor
-    mean: torch.Tensor
-    var: torch.Tensor
-
-    def chunk(self, chunks: int) -> list[ImageFeatures]:
-        """Split along the batch into equal parts, as `torch.chunk`."""
-        parts = (x.chunk(chunks) for x in (self.final, self.mean, self.var))
-        return [ImageFeatures(*part) for part in zip(*parts, strict=True)]
 
 
 class FrozenCLIP(nn.Module):
@@ -81,8 +62,6 @@ class FrozenCLIP(nn.Module):
         self.text_width = int(model.token_embedding.weight.shape[1])
         self.context_length = int(model.positional_embedding.shape[0])
         self.embed_dim = int(visual.output_dim)
-        # Early open_clip versions keep tokens first inside the blocks, later ones the batch.
-        self._token_dim = 1 if getattr(visual.transformer, "batch_first", False) else 0
 
     @staticmethod
     def _check(model: Any, name: str) -> None:
@@ -117,7 +96,6 @@ class FrozenCLIP(nn.Module):
         scale: torch.Tensor = self.model.logit_scale.float().exp().squeeze()
         return scale
 
-    @torch.no_grad()
     def encode_image(self, images: torch.Tensor) -> ImageFeatures:
         """Final feature and per-block token statistics; the tokens themselves are not kept.
 
@@ -133,21 +111,7 @@ class FrozenCLIP(nn.Module):
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"images must be [B, 3, {size}, {size}] for {self.name}, got {list(images.shape)}")
-        means: list[torch.Tensor] = []
-        variances: list[torch.Tensor] = []
-
-        def keep_statistics(_module: nn.Module, _args: Any, tokens: torch.Tensor) -> None:
-            var, mean = torch.var_mean(tokens.float(), dim=self._token_dim, correction=0)
-            means.append(mean)
-            variances.append(var)
-
-        hooks = [block.register_forward_hook(keep_statistics) for block in self._vision_blocks]
-        try:
-            final = self.model.encode_image(images.to(self.dtype))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return ImageFeatures(final.float(), torch.stack(means, dim=1), torch.stack(variances, dim=1))
+        return encode_images(self.model.visual, images.to(self.dtype))
 
     @torch.no_grad()
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -16,16 +16,43 @@ NAMES = [
     "a b c d e f",
     "dog",
 ]
+# Several tiles, some of which begin inside a subtree.
+MANY = [*NAMES, *(f"boeing 737 {kind}" for kind in "abcdefghijklmnopqrstuvwxyz"), *(f"{i} {i + 1}" for i in range(20))]
+
+
+def sees(tree):
+    """Per node, the tokens on the path from its first one to itself, read off the tiles' masks."""
+    tiles, size, _ = tree.visible.shape
+    found = []
+    for t in range(tiles):
+        keys = [*tree.above[t].tolist(), *range(t * size, (t + 1) * size)]
+        for mask in tree.visible[t].tolist():
+            nodes = sorted(key for key, seen in zip(keys, mask, strict=True) if seen)
+            found.append([int(tree.tokens[node]) for node in nodes])
+    return found
 
 
 def test_tree_shares_common_beginnings_and_reads_each_end_token():
     tree = PromptTree([[1, 2, EOT], [1, 3, EOT], [1, EOT], [4, EOT]])
-    assert tree.tokens.tolist() == [1, 4, 2, 3, EOT, EOT, EOT, EOT]
-    assert tree.levels == [(0, 2), (2, 6), (6, 8)]
-    assert tree.depths.tolist() == [0, 0, 1, 1, 1, 1, 2, 2]
-    assert tree.eot.tolist() == [6, 7, 4, 5]
-    assert tree.path(2).tolist() == [[0, 2, 6], [0, 3, 7]]
     assert tree.num_classes == 4 and tree.longest == 3
+    assert tree.num_nodes == len(tree.tokens) == 8 and tree.above.shape == (1, 0)
+    assert tree.tokens.tolist() == [1, 2, EOT, 3, EOT, EOT, 4, EOT]
+    assert tree.depths.tolist() == [0, 1, 2, 1, 2, 1, 0, 1]
+    assert tree.eot.tolist() == [2, 4, 5, 7]
+    assert sees(tree) == [[1], [1, 2], [1, 2, EOT], [1, 3], [1, 3, EOT], [1, EOT], [4], [4, EOT]]
+
+
+def test_tiles_see_ancestors_that_stand_before_them():
+    # One long common beginning, then more classes than a tile holds, then more of another.
+    names = [[1, 2, 3, i, EOT] for i in range(10, 60)] + [[5, i, i + 1, EOT] for i in range(10, 60)]
+    tree = PromptTree(names)
+    tiles, size, _ = tree.visible.shape
+    assert tree.num_nodes == 3 + 2 * 50 + 1 + 3 * 50 == 254
+    assert (tiles, size) == (4, 64) and len(tree.tokens) == 256
+    seen = sees(tree)
+    assert [seen[node] for node in tree.eot.tolist()] == names
+    assert seen[254:] == [[EOT], [EOT]]  # padding sees itself, or its softmax would have no terms
+    assert [len(path) - 1 for path in seen[:254]] == tree.depths.tolist()[:254]
 
 
 def test_equal_names_share_one_end_token():
@@ -49,16 +76,17 @@ def full_computation(model, context, names, words):
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("names", [NAMES, MANY], ids=["a tile", "many tiles"])
 @pytest.mark.parametrize("backbone", ["tiny", "ViT-B/32"])
-def test_equals_full_computation_with_gradients(backbone):
+def test_equals_full_computation_with_gradients(backbone, names):
     model = clip.load(backbone, pretrained=False)
     words = "a photo of a"
-    context = model.embed_words(words) + 0.1 * torch.randn(3, 4, model.text_width)
-    weights = torch.randn(3, len(NAMES), model.embed_dim)
+    context = model.embed_words(words) + 0.1 * torch.randn(2, 4, model.text_width)
+    weights = torch.randn(2, len(names), model.embed_dim)
     results = []
     for compute in (
-        lambda c: torch.nn.functional.normalize(model.encode_prompts(c, model.prompt_tree(NAMES, 4)), dim=-1),
-        lambda c: full_computation(model, c, NAMES, words),
+        lambda c: torch.nn.functional.normalize(model.encode_prompts(c, model.prompt_tree(names, 4)), dim=-1),
+        lambda c: full_computation(model, c, names, words),
     ):
         leaf = context.clone().requires_grad_()
         features = compute(leaf)
@@ -116,32 +144,67 @@ def test_short_memory_changes_neither_features_nor_gradients():
         assert torch.allclose(model.encode_prompts(context, tree, 1), results[0][0], atol=1e-5)
 
 
-def test_without_gradient_a_small_budget_takes_one_image_at_a_time(monkeypatch):
+def test_without_gradient_images_go_through_in_parts(monkeypatch):
+    import clip.blocks
     import clip.prompts
 
     model = clip.load("tiny")
+    tree = model.prompt_tree(NAMES, 4)
+    context = torch.randn(3, 4, 64)
     seen = []
     original = clip.prompts._run_block
 
-    def count(block, x, *args):
-        seen.append(len(x))
-        return original(block, x, *args)
+    def count(block, x, batch, *args):
+        seen.append(batch)
+        return original(block, x, batch, *args)
 
     monkeypatch.setattr(clip.prompts, "_run_block", count)
-    tree = model.prompt_tree(NAMES, 4)
-    with torch.no_grad():
-        model.encode_prompts(torch.randn(3, 4, 64), tree, budget=1)
-    assert set(seen) == {1} and len(seen) == 3 * 4  # images x blocks
+    results = []
+    for budget, part_bytes, expected in ((None, 2**20, 3), (1, 2**20, 1), (None, 1, 1)):
+        monkeypatch.setattr(clip.blocks, "PART_BYTES", part_bytes)
+        seen.clear()
+        with torch.no_grad():
+            results.append(model.encode_prompts(context, tree, budget))
+        assert set(seen) == {expected} and len(seen) == 3 // expected * 3  # the first block has a function of its own
+    for other in results[1:]:
+        assert torch.allclose(other, results[0], atol=1e-5)
 
 
-def test_with_gradient_a_small_budget_keeps_one_state_a_block(monkeypatch):
+def bytes_kept(model, tree, budget):
+    """What a backward pass through the encoder keeps, weights left out."""
+    leaf = torch.randn(3, 4, 64, requires_grad=True)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = model.encode_prompts(leaf, tree, budget)
+    del features
+    return sum(len(storage) for storage in kept.values())
+
+
+def test_kept_bytes_foretell_what_a_backward_pass_keeps():
+    from clip.prompts import kept_bytes
+
     model = clip.load("tiny")
-    tree = model.prompt_tree(NAMES, 4)
-    kept = []
-    for budget in (2**40, 1):
-        leaf = torch.randn(3, 4, 64, requires_grad=True)
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            model.encode_prompts(leaf, tree, budget)
-        kept.append(sum(sizes))
-    assert kept[1] < kept[0] / 4
+    for names in (NAMES, MANY):
+        tree = model.prompt_tree(names, 4)
+        rows = 3 * (5 + len(tree.tokens))
+        foretold = 4 * kept_bytes(rows, 64, 4)
+        assert 0.8 * foretold < bytes_kept(model, tree, 2**40) < 1.1 * foretold
+
+
+def test_a_small_budget_keeps_the_last_blocks_only():
+    from clip.prompts import kept_bytes
+
+    model = clip.load("tiny")
+    tree = model.prompt_tree(MANY, 4)
+    block = kept_bytes(3 * (5 + len(tree.tokens)), 64, 4)
+    kept = [bytes_kept(model, tree, blocks * block + 1) for blocks in (0, 1, 2, 3, 4)]
+    assert kept == sorted(kept) and len(set(kept)) == 5
+    assert kept[0] < kept[4] / 4

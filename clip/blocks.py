@@ -1,0 +1,74 @@
+"""The parts of open_clip's residual attention block on frozen weights, in as few passes over memory as they allow.
+
+Both towers run through them: `clip.images` with full attention, `clip.prompts` with that of a prefix tree. The weights
+never need gradients, so that a backward pass keeps only what activations need. Letters: R rows (tokens), D width,
+H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# On a CPU, what keeps no activations goes through in parts whose MLP layer has about this size: they stay in the cache,
+# and the allocator takes them from its pool, where each larger array costs fresh pages of the system.
+PART_BYTES = 10 * 2**20
+QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
+
+
+def is_residual_block(block: nn.Module) -> bool:
+    """Whether the functions below know the block: open_clip's standard one, not its variants."""
+    return type(block).__name__ == "ResidualAttentionBlock" and isinstance(block.attn, nn.MultiheadAttention)
+
+
+def rows_in_cache(block: Any) -> int:
+    """Rows that a part on a CPU should have, see PART_BYTES."""
+    fc = block.mlp.c_fc
+    return max(1, PART_BYTES // int(fc.out_features * fc.weight.element_size()))
+
+
+def norm(x: torch.Tensor, layer: nn.LayerNorm) -> torch.Tensor:
+    """Layer norm in fp32 whatever the weights' precision: the residual stream stays in fp32 too."""
+    return F.layer_norm(x, layer.normalized_shape, layer.weight.float(), layer.bias.float(), layer.eps)
+
+
+def project_heads(block: Any, x: torch.Tensor) -> torch.Tensor:
+    """Queries, keys and values of rows, [..., D] in fp32 -> [..., 3, H, d] in the weights' precision."""
+    attn = block.attn
+    weight: torch.Tensor = attn.in_proj_weight
+    qkv = F.linear(norm(x, block.ln_1).to(weight.dtype), weight, attn.in_proj_bias)
+    return qkv.view(*x.shape[:-1], 3, attn.num_heads, -1)
+
+
+def finish(block: Any, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """What follows attention: output projection, MLP, both residual sums.
+
+    Args:
+        block: The block.
+        x: The block's input, [R, D] in fp32.
+        attended: Values that the heads gathered, [R, D] in the weights' precision.
+
+    Returns:
+        The block's output, [R, D] in fp32.
+    """
+    x = x + block.ls_1(F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias))
+    if x.is_cuda or torch.is_grad_enabled():
+        x = x + block.ls_2(_mlp(block, x))
+        return x
+    for part in torch.split(x, rows_in_cache(block)):
+        part += block.ls_2(_mlp(block, part))
+    return x
+
+
+def _mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
+    fc, proj, act = block.mlp.c_fc, block.mlp.c_proj, block.mlp.gelu
+    x = norm(x, block.ln_2).to(fc.weight.dtype)
+    if type(act).__name__ != "QuickGELU":
+        return F.linear(act(F.linear(x, fc.weight, fc.bias)), proj.weight, proj.bias)
+    # 1.702 QuickGELU(x) = SiLU(1.702 x): the matrix products scale for nothing, and SiLU keeps its input alone.
+    hidden = torch.addmm(fc.bias, x, fc.weight.t(), beta=QUICK, alpha=QUICK)
+    hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
+    return torch.addmm(proj.bias, hidden, proj.weight.t(), alpha=1 / QUICK)
