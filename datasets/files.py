@@ -120,7 +120,7 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
         fields.append(f"{json.dumps(key)}: {text}")
     temporary = ""
     try:
-        _respect_read_only(os.path.dirname(path))
+        respect_read_only(os.path.dirname(path))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
         with os.fdopen(fd, "w", encoding="utf-8") as f:
@@ -149,12 +149,12 @@ def nothing_written() -> Iterator[None]:
         _frozen = False
 
 
-def _respect_read_only(folder: str) -> None:
+def respect_read_only(folder: str) -> None:
     """Refuse folders that nobody may write to; without this check root, as in containers, would."""
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not os.stat(folder).st_mode & 0o222:
-        raise PermissionError(errno.EACCES, "the folder is read-only")
+        raise PermissionError(errno.EACCES, "the folder is read-only", folder)
 
 
 def _link_exclusively(temporary: str, path: str) -> bool:

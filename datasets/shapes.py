@@ -16,6 +16,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.utils import progress
 
 from . import common
+from .files import respect_read_only
 from .image_folder import load_splits, pick_domains
 from .render import DOMAINS, VOCABULARIES, render
 
@@ -139,6 +140,7 @@ def render_dataset(name: str, folder: str) -> str:
         _check_stamp(name, folder)
         return folder
     parent, base = os.path.split(folder)
+    respect_read_only(parent)
     os.makedirs(parent, exist_ok=True)
     _remove_stale(parent, base)
     unfinished = tempfile.mkdtemp(prefix=_prefix(base), dir=parent)

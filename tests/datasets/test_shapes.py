@@ -257,3 +257,14 @@ def test_outdated_and_foreign_folders_are_refused(small, config, root, monkeypat
     (root / "digits/rendered.json").unlink()
     with pytest.raises(ValueError, match="was not rendered by this reader.*DATASET.ROOT"):
         shapes.Digits(config())
+
+
+def test_a_read_only_root_is_left_alone(small, config, root):
+    root.mkdir(exist_ok=True)
+    root.chmod(0o555)
+    try:
+        with pytest.raises(PermissionError, match="read-only"):
+            shapes.Digits(config())
+        assert files(root) == []
+    finally:
+        root.chmod(0o755)
