@@ -6,7 +6,6 @@ Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -14,10 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are parsed, so that --help answers at once
     from yacs.config import CfgNode
-
-# On a CPU the loader's workers share the cores with training: idle OpenMP threads must sleep, not spin. OpenMP reads
-# this when PyTorch is first imported, so it stands here.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXAMPLE = """example:
   python train.py --root data --seed 1 --trainer GOPro --dataset-config-file configs/datasets/shapes.yaml \\

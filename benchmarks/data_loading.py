@@ -163,7 +163,6 @@ def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], Non
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
     args = common.options(__doc__, argv, models=False)
-    import train  # noqa: F401  before PyTorch: it says how OpenMP's threads wait
     from benchmarks import models
 
     cores = machine.describe("cpu")["cores"]
