@@ -47,7 +47,7 @@ format: $(VENV)/.installed-dev ## Mend style and format with ruff
 type: $(VENV)/.installed-dev ## Check types with mypy
 	@$(PY) -m mypy
 
-bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (half an hour on two cores)
+bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (three quarters of an hour on two cores)
 	@set -e; for name in text_encoder training_step evaluation startup data_loading plots; do \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done

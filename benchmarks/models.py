@@ -51,15 +51,18 @@ def build_ours(model: FrozenCLIP, classes: int, like: NaiveGOPro | None = None) 
 
 
 def views(model: FrozenCLIP, batch: int, count: int = 3) -> list[torch.Tensor]:
-    """Views of B images, [B, 3, H, W] each: a colour per image under noise, since cost does not depend on what is seen.
+    """Views of B images, [B, 3, H, W] each: colours under noise, since cost does not depend on what is seen.
 
-    The colours set the images' features apart. Noise alone gives nearly the same feature each time, and batch norm's
-    differences of such features lose so many digits that the reference itself is off by 1e-5 in its gradients.
+    Each image has a colour of its own, and each view shifts it. Noise alone gives nearly the same feature always, and
+    batch norm's differences of such features lose so many digits that the reference's own gradients are off by 1e-5.
     """
     generator = torch.Generator().manual_seed(0)
-    colours = 3 * torch.randn((batch, 3, 1, 1), generator=generator)
-    shape = (batch, 3, model.image_size, model.image_size)
-    return [(colours + torch.randn(shape, generator=generator)).to(model.device) for _ in range(count)]
+
+    def draw(scale: float, size: int) -> torch.Tensor:
+        return scale * torch.randn((batch, 3, size, size), generator=generator)
+
+    image = draw(3, 1)
+    return [(image + draw(2, 1) + draw(0.5, model.image_size)).to(model.device) for _ in range(count)]
 
 
 def labels(batch: int, classes: int, device: Any) -> torch.Tensor:

@@ -125,15 +125,16 @@ def machine_section(group: Records, results: Path, root: Path) -> str:
         f"**{about['name']}**{gigabytes}, PyTorch {about['torch']}, {' to '.join(dict.fromkeys(dates))}{what}.",
         targets_table(CPU if about["device"] == "cpu" else GPU, group),
     ]
+    chart = plots.path(results, group)
+    if chart.is_file():
+        parts.append(f"![Growth with classes, images and context tokens]({chart.relative_to(root).as_posix()})")
+    parts.append("<details><summary>All figures</summary>")
     for name, title in tables.TITLES.items():
         if name in group:
             parts += [f"**{title}** (`{group[name]['command']}`)", tables.markdown(group[name])]
     if rates:
         parts.append(tables.rate_note(rates))
-    chart = plots.path(results, group)
-    if chart.is_file():
-        parts.append(f"![Growth with classes, images and context tokens]({chart.relative_to(root).as_posix()})")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "</details>"])
 
 
 def section(results: Path = RESULTS, root: Path = ROOT) -> str:

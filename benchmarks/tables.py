@@ -47,8 +47,11 @@ def gigabytes(value: float | None) -> str:
 
 
 def error(value: float | None) -> str:
-    """A relative error, e.g. 2e-7."""
-    return "-" if value is None else f"{value:.0e}".replace("e-0", "e-").replace("0e+00", "0")
+    """A relative error, e.g. 2.1e-7."""
+    if value is None:
+        return "-"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -13,6 +13,7 @@ import yaml
 import datasets  # noqa: F401
 import train
 import trainers
+from benchmarks import report
 from dassl.config import flatten, get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
@@ -68,6 +69,10 @@ def test_published_recipe():
 @pytest.mark.parametrize("section", ["demo", "mini", "performance"])
 def test_sections_that_programs_write_stand_once_in_the_readme(section):
     assert "new table" in readme.put(README, section, "new table")
+
+
+def test_the_readmes_performance_section_is_that_of_the_records():
+    report.main(["--check", str(ROOT / "README.md")])
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"make ([a-z-]+)", README))))

@@ -78,11 +78,12 @@ def full_computation(model, context, names, words):
 
 @pytest.mark.parametrize("names", [NAMES, MANY], ids=["a tile", "many tiles"])
 @pytest.mark.parametrize("backbone", ["tiny", "ViT-B/32"])
-def test_equals_full_computation_with_gradients(backbone, names):
-    model = clip.load(backbone, pretrained=False)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_equals_full_computation_with_gradients(device, backbone, names):
+    model = clip.load(backbone, pretrained=False, device=device)
     words = "a photo of a"
-    context = model.embed_words(words) + 0.1 * torch.randn(2, 4, model.text_width)
-    weights = torch.randn(2, len(names), model.embed_dim)
+    context = model.embed_words(words) + 0.1 * torch.randn(2, 4, model.text_width).to(device)
+    weights = torch.randn(2, len(names), model.embed_dim).to(device)
     results = []
     for compute in (
         lambda c: torch.nn.functional.normalize(model.encode_prompts(c, model.prompt_tree(names, 4)), dim=-1),

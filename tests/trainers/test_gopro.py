@@ -42,6 +42,18 @@ def test_trains_tests_and_leaves_the_backbone_bitwise_unchanged(run, variant, pr
     assert (folder / "done").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_testing_in_half_precision_is_as_accurate(run, device, precision):
+    cuda = ("USE_CUDA", str(device == "cuda"))
+    _, folder = run("trained", "TRAINER.GOPRO.PREC", "fp32", *cuda)
+    load = ("--eval-only", "--model-dir", str(folder))
+    expected, _ = run("full", *load, "TRAINER.GOPRO.PREC", "fp32", *cuda)
+    got, folder = run("half", *load, "TRAINER.GOPRO.PREC", precision, *cuda)
+    images = json.loads((folder / "results.json").read_text())["num_images"]
+    assert got["accuracy"] == pytest.approx(expected["accuracy"], abs=100 / images + 1e-6)  # one image on the edge
+
+
 def test_total_is_the_weighted_sum_of_the_parts(run):
     _, folder = run("out", "TRAINER.GOPRO.W_SEM", "0.5", "TRAINER.GOPRO.W_CON", "0.25")
     for step in lines(folder):
