@@ -62,7 +62,7 @@ def views(model: FrozenCLIP, batch: int, count: int = 3) -> list[torch.Tensor]:
         return scale * torch.randn((batch, 3, size, size), generator=generator)
 
     image = draw(3, 1)
-    return [(image + draw(2, 1) + draw(0.5, model.image_size)).to(model.device) for _ in range(count)]
+    return [(image + draw(1, 1) + draw(0.5, model.image_size)).to(model.device) for _ in range(count)]
 
 
 def labels(batch: int, classes: int, device: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .blocks import is_residual_block
 from .images import ImageFeatures, encode_images
 from .prompt_tree import PromptTree
 from .prompts import encode_prompts
@@ -71,7 +72,7 @@ class FrozenCLIP(nn.Module):
         blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
         causal = getattr(model, "attn_mask", None) is not None
         pool = getattr(model, "text_pool_type", "argmax")
-        if not blocks or not hasattr(blocks[0], "ls_1") or not causal or pool not in ("argmax", "eos"):
+        if not blocks or not is_residual_block(blocks[0]) or not causal or pool not in ("argmax", "eos"):
             raise ValueError(UNFIT_TEXT_TOWER.format(name))
 
     def train(self, mode: bool = True) -> FrozenCLIP:
