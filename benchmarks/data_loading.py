@@ -44,7 +44,7 @@ class Loading:
         import train
         from dassl.data import DataManager
         from dassl.data.transforms import build_transform
-        from trainers.views import augmix_view, moco_view
+        from trainers.gopro.views import augmix_view, moco_view
 
         files = ["image_folder", config]
         paths = [common.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]

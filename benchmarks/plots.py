@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks import tables
 from benchmarks.common import RESULTS
 from benchmarks.records import Records, read
-from scripts.charts import COLOURS, FAINT, GREY, PAPER, Canvas, save, width_of
+from reporting.charts import COLOURS, FAINT, GREY, PAPER, Canvas, save, width_of
 
 Point = tuple[float, float, bool]  # x, y, extrapolated
 

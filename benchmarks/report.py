@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import plots, startup, tables
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.records import Records, find, read
-from scripts.readme import put
+from reporting.readme import put
 
 SECTION = "performance"
 NOT_MEASURED = "not measured"

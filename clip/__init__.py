@@ -4,9 +4,9 @@
 prompts are made of), texts, and prompts given as embeddings; `available_models` lists the names it knows.
 """
 
+from .backbone import FrozenCLIP
 from .images import ImageFeatures
 from .load import available_models, load
-from .model import FrozenCLIP
 from .prompt_tree import PromptTree
 from .tokenizer import decode, encode, tokenize
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .model import UNFIT_IMAGE_TOWER, UNFIT_TEXT_TOWER, FrozenCLIP
+from .backbone import UNFIT_IMAGE_TOWER, UNFIT_TEXT_TOWER, FrozenCLIP
 
 TINY_DIR = Path(__file__).parent / "tiny"
 

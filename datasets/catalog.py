@@ -12,7 +12,7 @@ import yaml
 import datasets  # noqa: F401  registers the readers
 from dassl.data.datasets import DATASET_REGISTRY
 
-TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sources.yaml")
+TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fetch", "sources.yaml")
 RENDERED = ("shapes", "patterns", "digits", "counts")
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from . import common
 from .catalog import RENDERED, TABLE, is_there, list_sets, missing_parts, read_table, reader_class, resolve
-from .download import DownloadError, UnpackError, checksum, download, is_archive, unpack
-from .imagenet_archives import unpack_imagenet
-from .remote_zip import NoRangesError, fetch_member
+from .fetch.download import DownloadError, UnpackError, checksum, download, is_archive, unpack
+from .fetch.imagenet_archives import unpack_imagenet
+from .fetch.remote_zip import NoRangesError, fetch_member
 from .shapes import render_dataset
 
 DOWNLOADS = ".downloads"  # in the set's folder: archives and unfinished downloads

@@ -1,7 +1,7 @@
 """Rendered data sets, which need no download: `Shapes`, `Patterns`, `Digits` and `Counts`.
 
-They are drawn by `datasets.render` at the first use and look like PACS on disk. ``python -m
-datasets.contact_sheet out.png`` shows what they look like.
+They are drawn by `datasets.rendered.render` at the first use and look like PACS on disk. ``python -m
+datasets.rendered.contact_sheet out.png`` shows what they look like.
 """
 
 import json
@@ -18,7 +18,7 @@ from dassl.utils import progress
 from . import common
 from .files import respect_read_only
 from .image_folder import load_splits, pick_domains
-from .render import DOMAINS, VOCABULARIES, render
+from .rendered.render import DOMAINS, VOCABULARIES, render
 
 VERSION = 1  # count up whenever the same seed gives other pixels
 SEED = 0  # of the pictures; it belongs to the data set, so it does not follow cfg.SEED
@@ -126,7 +126,7 @@ def render_dataset(name: str, folder: str) -> str:
     step: no reader ever sees half a set, and of two processes that render at once the first one wins.
 
     Args:
-        name: a key of `datasets.render.VOCABULARIES`.
+        name: a key of `datasets.rendered.render.VOCABULARIES`.
         folder: where the set belongs.
 
     Returns:

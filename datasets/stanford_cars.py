@@ -6,7 +6,7 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from . import common
-from .matfile import read_mat
+from .fetch.matfile import read_mat
 
 
 @DATASET_REGISTRY.register()

@@ -6,4 +6,4 @@ if ! command -v "$python" >/dev/null; then
     echo "error: $python is not there; run 'make .venv/.installed' in $root, or set PYTHON" >&2
     exit 2
 fi
-exec "$python" "$root/scripts/runner.py" "$command" "$@"
+exec "$python" "$root/protocols/runner.py" "$command" "$@"

@@ -17,7 +17,7 @@ from benchmarks import report
 from dassl.config import flatten, get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from scripts import readme
+from reporting import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

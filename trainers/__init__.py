@@ -2,9 +2,9 @@
 
 from yacs.config import CfgNode
 
-from . import gopro, zsclip
+from . import gopro, zeroshot
 
-_METHODS = (gopro, zsclip)
+_METHODS = (gopro, zeroshot)
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -2,7 +2,7 @@
 
 from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
-from .run import Run, run
+from .run_folder import Run, run
 from .trainer import SimpleTrainer, TrainerX
 
 __all__ = [

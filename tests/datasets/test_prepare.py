@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datasets import catalog, common, download, imagenet_archives, prepare
+from datasets import catalog, common, prepare
+from datasets.fetch import download, imagenet_archives
 
 SAMPLES = json.loads((Path(__file__).parent / "mat_samples.json").read_text())
 REPO = Path(__file__).parents[2]

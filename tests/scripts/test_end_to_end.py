@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from scripts import protocols
-from scripts.aggregate import TITLES, all_tables
-from scripts.records import read_runs
+from protocols import definitions
+from protocols.aggregate import TITLES, all_tables
+from protocols.records import read_runs
 
-ROOT = protocols.ROOT
+ROOT = definitions.ROOT
 REAL_IMAGES = os.environ.get("GOPRO_TEST_DATA", "")
 SMALL = ["--shots", "1", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
 # The runner with few pictures per class, over the tasks that the first argument names.
 DRIVER = """
 import sys
 from datasets import shapes
-from scripts import runner
+from protocols import runner
 shapes.IMAGES.update(train=2, val=1, test=2)
 sys.exit(max(runner.main(["benchmark", task, *sys.argv[2:]]) for task in sys.argv[1].split()))
 """
@@ -30,7 +30,7 @@ sys.exit(max(runner.main(["benchmark", task, *sys.argv[2:]]) for task in sys.arg
 SLOW_FAKE = """
 import json, sys, time
 from pathlib import Path
-from scripts import runner
+from protocols import runner
 def execute(argv, tick):
     folder = Path(argv[argv.index("--output-dir") + 1])
     (folder / "at_work").touch(exist_ok=False)
@@ -92,14 +92,14 @@ def test_two_benchmarks_at_once_with_real_trainings(tmp_path):
 @pytest.mark.slow
 def test_the_three_protocols_and_their_tables(tmp_path):
     env = environment(tmp_path, DATASETS="embedded", TRAINER="GOPro ZeroshotCLIP")
-    out, _ = finish(start([sys.executable, "-c", DRIVER, " ".join(protocols.TASKS), *SMALL], env))
+    out, _ = finish(start([sys.executable, "-c", DRIVER, " ".join(definitions.TASKS), *SMALL], env))
     assert re.findall(r"(\d+) of (\d+) runs are finished", out) == [("16", "16"), ("8", "8"), ("8", "8")]
     runs, problems = read_runs(tmp_path / "output")
     assert not problems
     tables = all_tables(runs, tmp_path / "output", None)
     assert [table.title.partition(" from")[0] for table in tables] == list(TITLES.values())
     assert [[row[1 if i else 0] for row in table.rows] for i, table in enumerate(tables)] == [
-        [name for name in (*protocols.RENDERED, "average of 4") for _ in range(2)],
+        [name for name in (*definitions.RENDERED, "average of 4") for _ in range(2)],
         ["shapes", "patterns", "digits", "counts", "average of 3"],
         ["shapes-photo", "shapes-sketch", "shapes-painting", "shapes-cartoon", "average of 3"],
     ]

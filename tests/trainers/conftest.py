@@ -5,7 +5,7 @@ import random
 import pytest
 
 import train
-from datasets.render import render
+from datasets.rendered.render import render
 
 CLASSES = ["star", "house", "fish", "key", "apple"]
 DOMAINS = ["photo", "sketch"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts import report
-from scripts.charts import draw_bars, wrap
-from scripts.tables import Cell, Panel, Table, csv_text, latex, markdown, terminal
+from protocols import report
+from reporting.charts import draw_bars, wrap
+from reporting.tables import Cell, Panel, Table, csv_text, latex, markdown, terminal
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scripts import protocols
-from scripts.records import Method, Run
-from scripts.tables import Cell, Panel, Table
+from protocols import definitions
+from protocols.records import Method, Run
+from reporting.tables import Cell, Panel, Table
 
 PAPER_NAMES = {"ZeroshotCLIP": "CLIP"}  # our trainer -> the paper's method, where they differ
 TITLES = {
@@ -125,7 +125,7 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
     """Base, new and HM per data set and method; `names` are the data sets that the protocol has."""
     cells = Cells(runs)
     title = TITLES["base2new"]
-    if paper and tuple(names) != protocols.REAL:
+    if paper and tuple(names) != definitions.REAL:
         paper, title = None, f"{title} (not in the paper)"
     present = [name for name in names if any(run.name == name for run in runs)]
     header = ["data set", "method", "Base", "New", "HM"]
@@ -167,13 +167,13 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
 
 def transfer_table(runs: list[Run], task: str, source: str, paper: dict[str, Any] | None) -> Table:
     """Accuracy on the source and the targets of one training set, one column per method."""
-    experiments = protocols.experiments(task, source)
+    experiments = definitions.experiments(task, source)
     names = list(dict.fromkeys(test.name("test") for experiment in experiments for test in experiment.tests))
     trained = [names[0]] if len(experiments[0].tests) > 1 else []  # left-out domains have no source row
     targets = [name for name in names if name not in trained]
     cells = Cells(runs)
     title = f"{TITLES[task]} from {source}"
-    if paper and source != protocols.REAL[0]:
+    if paper and source != definitions.REAL[0]:
         paper, title = None, f"{title} (not in the paper)"
     table = Table(title, ["", "data set"], labels=2, grouped=True)
     columns: dict[Method, list[Cell | None]] = {}
@@ -223,14 +223,14 @@ def all_tables(runs: list[Run], root: Path, paper: dict[str, Any] | None) -> lis
         tables.append(table)
 
     halves = [run for run in runs if run.classes in ("base", "new")]
-    known = {*protocols.REAL, *protocols.RENDERED}
+    known = {*definitions.REAL, *definitions.RENDERED}
     own = sorted({run.name for run in halves} - known)
-    for names in (protocols.REAL, protocols.RENDERED, own):
+    for names in (definitions.REAL, definitions.RENDERED, own):
         if members := [run for run in halves if run.name in names]:
             add(base2new_table(members, list(names), paper), members)
     for task in ("cross-dataset", "domain-generalization"):
-        for source in protocols.sources(task):
-            tests = [test for experiment in protocols.experiments(task, source) for test in experiment.tests]
+        for source in definitions.sources(task):
+            tests = [test for experiment in definitions.experiments(task, source) for test in experiment.tests]
             within = {test.name("test") for test in tests}
             members = [r for r in runs if r.classes == "all" and r.name in within and r.source in (source, None)]
             if {run.name for run in members} - {source}:

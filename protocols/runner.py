@@ -29,8 +29,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts import protocols
-from scripts.plan import Run, Settings, plan, read_settings
+from protocols import definitions
+from protocols.plan import Run, Settings, plan, read_settings
 
 
 class RunError(RuntimeError):
@@ -58,7 +58,7 @@ def execute(argv: tuple[str, ...], tick: Callable[[], None] | None = None) -> in
     prints goes to the run's log.txt only.
     """
     if sys.platform != "linux":
-        command = [sys.executable, str(protocols.ROOT / "train.py"), *argv]
+        command = [sys.executable, str(definitions.ROOT / "train.py"), *argv]
         return subprocess.run(command, stdout=subprocess.DEVNULL if tick else None).returncode
     for name in ("train", "trainers", "datasets"):
         importlib.import_module(name)
@@ -199,20 +199,20 @@ def main(argv: list[str]) -> int:
         return 0
     command, words = (argv[0] if argv else ""), argv[1:]
     try:
-        protocols.choose(command, ("train", "test", "benchmark"), "command")
+        definitions.choose(command, ("train", "test", "benchmark"), "command")
         count = 1 if command == "benchmark" else 2
         names, words = words[:count], words[count:]
         if len(names) < count or any(name.startswith("-") for name in names):
             raise ValueError(f"{command}.sh needs {'TASK' if count == 1 else 'DATASET TASK'} first; --help says more")
-        task = protocols.find_task(names[-1])
+        task = definitions.find_task(names[-1])
         opts = read_settings(words)
         if command == "benchmark":
-            trained = protocols.benchmark_sources(task, opts.datasets)
+            trained = definitions.benchmark_sources(task, opts.datasets)
             runs = [run for source in trained for run in plan(opts, task, source) if run.argv]
         else:
-            source = protocols.source_of(task, names[0])
+            source = definitions.source_of(task, names[0])
             if command == "train":
-                protocols.choose(names[0], protocols.sources(task), f"data set to train on for {task}")
+                definitions.choose(names[0], definitions.sources(task), f"data set to train on for {task}")
             runs = [run for run in plan(opts, task, source, bool(opts.extra)) if run.kind == command]
             runs = [run for run in runs if run.split.dataset == names[0]]
             if not runs:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import runner
-from scripts.plan import DEFAULTS, plan, read_settings, split_flags
+from protocols import runner
+from protocols.plan import DEFAULTS, plan, read_settings, split_flags
 
-SCRIPTS = Path(runner.__file__).parent
+SCRIPTS = runner.definitions.ROOT / "scripts"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.ImageDraw import ImageDraw as Draw
 
-from datasets.outlines import DARK, MAIN, Part, Points
+from datasets.rendered.outlines import DARK, MAIN, Part, Points
 
 Parts = list[Part]
 Colour = tuple[int, int, int]

@@ -2,7 +2,7 @@
 
 A class is a function of a `random.Random` that returns a list of parts in unit coordinates (x to the right,
 y down, the object about within [-1, 1]). Parts carry a colour role instead of a colour and are painted in
-order, so that every style of `datasets.render` can draw every class. Patterns reach beyond [-1, 1], so that
+order, so that every style of `datasets.rendered.render` can draw every class. Patterns reach beyond [-1, 1], so that
 they still fill the frame after a rotation. The order of a vocabulary is the order of its labels: fixed and
 mixed, so that its first half ("base") and its second half ("new") are of like difficulty.
 """

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from scripts import aggregate, protocols
-from scripts.records import Method, read_runs
-from scripts.tables import Cell
+from protocols import aggregate, definitions
+from protocols.records import Method, read_runs
+from reporting.tables import Cell
 
 GOPRO = Method("GOPro", "tiny", 16, "tiny")
 
@@ -89,7 +89,7 @@ def test_base_without_new_has_no_hm(add_run, tmp_path):
 
 def test_paper_beside_and_difference(add_run, tmp_path):
     paper = {"base2new": {"GOPro": {"dtd": [82.41, 62.95, 71.38], "average": [1, 2, 3]}}}
-    for name in protocols.REAL[:9]:
+    for name in definitions.REAL[:9]:
         add_halves(add_run, name, "GOPro", 1, 80.0, 60.0)
     (table,) = tables_of(tmp_path, paper)
     rows = {row[0]: row for row in table.rows}
@@ -98,7 +98,7 @@ def test_paper_beside_and_difference(add_run, tmp_path):
     assert [round(cell.mean, 2) for cell in difference] == [-2.41, -2.95, round(2 * 80 * 60 / 140 - 71.38, 2)]
     assert rows["imagenet"][5:] == [""] * 6
     assert rows["average of 9 (of 11)"][5:] == [""] * 6  # the paper's average is over eleven
-    for name in protocols.REAL[9:]:
+    for name in definitions.REAL[9:]:
         add_halves(add_run, name, "GOPro", 1, 80.0, 60.0)
     (table,) = tables_of(tmp_path, paper)
     assert [cell.mean for cell in table.rows[-1][5:8]] == [1, 2, 3]
@@ -130,7 +130,7 @@ def test_imagenets_training_serves_both_tables(add_run, tmp_path):
 
 
 def test_left_out_domains_have_no_source_row(add_run, tmp_path):
-    for experiment in protocols.experiments("domain-generalization", "pacs"):
+    for experiment in definitions.experiments("domain-generalization", "pacs"):
         domains = {"source_domains": [*experiment.train.sources], "target_domains": [*experiment.train.targets]}
         add_run("domain-generalization", "train", experiment.train.name("train"), "GOPro", 1, 80.0, **domains)
     (table,) = tables_of(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from scripts import protocols
+from protocols import definitions
 
 MARKERS = {".lock", "results.json", "config.yaml", "env.json", "failed.json", "done"}
 
@@ -26,7 +26,7 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: what was tested (`name` as in protocols.Split.name), how, and the result."""
+    """One finished run: what was tested (`name` as in definitions.Split.name), how, and the result."""
 
     folder: Path
     name: str
@@ -40,7 +40,7 @@ class Run:
 def dataset_stems() -> dict[str, str]:
     """Registry name of a data set -> name of its config file."""
     stems: dict[str, str] = {}
-    for path in sorted((protocols.ROOT / "configs" / "datasets").glob("*.yaml")):
+    for path in sorted((definitions.ROOT / "configs" / "datasets").glob("*.yaml")):
         content = yaml.safe_load(path.read_text()) or {}
         stems.setdefault(content.get("DATASET", {}).get("NAME", ""), path.stem)
     return stems

@@ -1,11 +1,11 @@
-"""Show samples of a rendered data set: ``python -m datasets.contact_sheet out.png --dataset Shapes``."""
+"""Show samples of a rendered data set: ``python -m datasets.rendered.contact_sheet out.png --dataset Shapes``."""
 
 import argparse
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from datasets.render import DOMAINS, VOCABULARIES, render
+from datasets.rendered.render import DOMAINS, VOCABULARIES, render
 from datasets.shapes import image_rng
 
 LABEL_PX, HEAD_PX = 84, 16
@@ -15,7 +15,7 @@ def contact_sheet(name: str, size: int = 64, per_domain: int = 2, columns: int =
     """Draw samples of all classes (rows) in all domains (columns).
 
     Args:
-        name: a key of `datasets.render.VOCABULARIES`.
+        name: a key of `datasets.rendered.render.VOCABULARIES`.
         size: side of a sample in pixels.
         per_domain: samples of each class and domain.
         columns: how many columns of classes stand side by side.

@@ -4,25 +4,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import protocols
-from scripts.protocols import ROOT, Split
+from protocols import definitions
+from protocols.definitions import ROOT, Split
 
 
 def test_base2new_trains_on_base_and_tests_both_halves():
-    (experiment,) = protocols.experiments("base2new", "dtd")
+    (experiment,) = definitions.experiments("base2new", "dtd")
     assert experiment.train == Split("dtd", "base")
     assert experiment.tests == (Split("dtd", "base"), Split("dtd", "new"))
 
 
 def test_cross_dataset_tests_the_ten_others():
-    (experiment,) = protocols.experiments("cross-dataset", "imagenet")
+    (experiment,) = definitions.experiments("cross-dataset", "imagenet")
     assert experiment.train == Split("imagenet", "all")
-    assert [test.dataset for test in experiment.tests] == list(protocols.REAL)
-    assert len(protocols.REAL) == 11
+    assert [test.dataset for test in experiment.tests] == list(definitions.REAL)
+    assert len(definitions.REAL) == 11
 
 
 def test_domain_generalization_shares_the_training_on_imagenet():
-    (experiment,) = protocols.experiments("domain-generalization", "imagenet")
+    (experiment,) = definitions.experiments("domain-generalization", "imagenet")
     assert experiment.home == "cross-dataset"
     assert [test.dataset for test in experiment.tests][1:] == [
         *("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
@@ -30,7 +30,7 @@ def test_domain_generalization_shares_the_training_on_imagenet():
 
 
 def test_pacs_leaves_each_domain_out_once():
-    found = protocols.experiments("domain-generalization", "pacs")
+    found = definitions.experiments("domain-generalization", "pacs")
     domains = {"art_painting", "cartoon", "photo", "sketch"}
     assert {experiment.train.targets[0] for experiment in found} == domains
     for experiment in found:
@@ -40,7 +40,7 @@ def test_pacs_leaves_each_domain_out_once():
 
 
 def test_rendered_shapes_go_to_their_other_domains():
-    (experiment,) = protocols.experiments("domain-generalization", "shapes")
+    (experiment,) = definitions.experiments("domain-generalization", "shapes")
     assert experiment.train.name("train") == "shapes-photo"
     assert [test.name("test") for test in experiment.tests] == [
         *("shapes-photo", "shapes-sketch", "shapes-painting", "shapes-cartoon")
@@ -58,31 +58,31 @@ def test_rendered_shapes_go_to_their_other_domains():
     ],
 )
 def test_source_of(task, dataset, source):
-    assert protocols.source_of(task, dataset) == source
+    assert definitions.source_of(task, dataset) == source
 
 
 def test_unknown_names_are_errors_that_list_the_allowed_ones():
     with pytest.raises(ValueError, match="'digit'.*Did you mean digits.*imagenet"):
-        protocols.source_of("cross-dataset", "digit")
+        definitions.source_of("cross-dataset", "digit")
     with pytest.raises(ValueError, match="base2new, cross-dataset, domain-generalization"):
-        protocols.find_task("base")
+        definitions.find_task("base")
     with pytest.raises(ValueError, match="Did you mean shapes"):
-        protocols.benchmark_sources("base2new", "shape dtd")
+        definitions.benchmark_sources("base2new", "shape dtd")
 
 
 def test_aliases_and_groups():
-    assert protocols.find_task("basenew") == "base2new"
-    assert protocols.benchmark_sources("cross-dataset", "embedded") == ("shapes",)
-    assert protocols.benchmark_sources("base2new", "dtd eurosat") == ("dtd", "eurosat")
+    assert definitions.find_task("basenew") == "base2new"
+    assert definitions.benchmark_sources("cross-dataset", "embedded") == ("shapes",)
+    assert definitions.benchmark_sources("base2new", "dtd eurosat") == ("dtd", "eurosat")
 
 
 def test_every_data_set_has_a_config_and_every_default_config_exists():
-    names = {*protocols.REAL, *protocols.RENDERED, *protocols.DOMAINS}
-    names.update(name for groups in protocols.TARGETS.values() for targets in groups.values() for name in targets)
+    names = {*definitions.REAL, *definitions.RENDERED, *definitions.DOMAINS}
+    names.update(name for groups in definitions.TARGETS.values() for targets in groups.values() for name in targets)
     for name in names:
         assert (ROOT / "configs" / "datasets" / f"{name}.yaml").exists(), name
-        for trainer in ("GOPro", *protocols.UNTRAINED):
-            config = ROOT / "configs" / "trainers" / trainer / f"{protocols.default_config(name)}.yaml"
+        for trainer in ("GOPro", *definitions.UNTRAINED):
+            config = ROOT / "configs" / "trainers" / trainer / f"{definitions.default_config(name)}.yaml"
             assert config.exists(), config
 
 
@@ -97,7 +97,7 @@ def test_paper_results_agree_with_themselves(paper):
             if (method, name) != ("CoCoOp", "oxford_flowers"):  # printed so
                 assert hm == pytest.approx(2 * base * new / (base + new), abs=0.02), (method, name)
     for method, rows in paper["cross_dataset"].items():
-        mean = sum(rows[name] for name in protocols.REAL[1:]) / 10
+        mean = sum(rows[name] for name in definitions.REAL[1:]) / 10
         assert rows["average"] == pytest.approx(mean, abs=0.011), method
 
 
@@ -110,8 +110,8 @@ def test_paper_results_are_those_that_were_transcribed(paper):
 
 
 def test_paper_results_name_the_protocols_data_sets(paper):
-    variants = protocols.TARGETS["domain-generalization"]["imagenet"]
+    variants = definitions.TARGETS["domain-generalization"]["imagenet"]
     for method in paper["base2new"]:
-        assert set(paper["base2new"][method]) == {*protocols.REAL, "average"}
-        assert set(paper["cross_dataset"][method]) == {*protocols.REAL, "average"}
+        assert set(paper["base2new"][method]) == {*definitions.REAL, "average"}
+        assert set(paper["cross_dataset"][method]) == {*definitions.REAL, "average"}
         assert set(paper["domain_generalization"][method]) == {"imagenet", *variants}

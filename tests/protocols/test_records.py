@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from scripts.records import Method, read_runs
+from protocols.records import Method, read_runs
 
 from .conftest import write_run
 

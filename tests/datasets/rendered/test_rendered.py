@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import contact_sheet, shapes
-from datasets.outlines import COUNTS
-from datasets.render import DOMAINS, VOCABULARIES, render
+from datasets import shapes
+from datasets.rendered import contact_sheet
+from datasets.rendered.outlines import COUNTS
+from datasets.rendered.render import DOMAINS, VOCABULARIES, render
 
 GOLDEN_CLASSES = [("Shapes", "bird"), ("Patterns", "plaid"), ("Digits", "eight"), ("Counts", "five stars")]
 # Mean grey values of the four quarters of picture 0.

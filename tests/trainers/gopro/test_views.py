@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from dassl.utils import seeded
-from trainers.views import augmix_view, moco_view
+from trainers.gopro.views import augmix_view, moco_view
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 

@@ -14,9 +14,9 @@ from collections.abc import Collection
 import numpy as np
 from PIL import Image
 
-from datasets.glyphs import SHAPES
-from datasets.outlines import COUNTS, DIGITS, PATTERNS, Glyph, Part
-from datasets.styles import STYLES, Colour, hsv, luminance, mix
+from datasets.rendered.glyphs import SHAPES
+from datasets.rendered.outlines import COUNTS, DIGITS, PATTERNS, Glyph, Part
+from datasets.rendered.styles import STYLES, Colour, hsv, luminance, mix
 
 DOMAINS = tuple(STYLES)
 VOCABULARIES: dict[str, dict[str, Glyph]] = {

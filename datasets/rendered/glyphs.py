@@ -1,4 +1,4 @@
-"""Vector outlines of the classes of `Shapes`: one function a class, in the terms of `datasets.outlines`."""
+"""Vector outlines of the classes of `Shapes`: one function a class, in the terms of `datasets.rendered.outlines`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from datasets.outlines import (
+from datasets.rendered.outlines import (
     DARK,
     LIGHT,
     MAIN,

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .clip_trainer import CLIPTrainer
+from .base import CLIPTrainer
 
 # The prompts that CoOp and its successors report zero-shot CLIP with; other data sets use DEFAULT_TEMPLATE.
 TEMPLATES = {

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import protocols
-from scripts.protocols import ROOT, Split, choose
+from protocols import definitions
+from protocols.definitions import ROOT, Split, choose
 
 # Each is a variable of the environment and a flag, --data or the like, which wins.
 DEFAULTS = {
@@ -121,11 +121,11 @@ def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[R
     for trainer in opts.trainers:
         configs = ROOT / "configs" / "trainers"
         choose(trainer, sorted(path.name for path in configs.iterdir() if path.is_dir()), "trainer (TRAINER)")
-        cfg = opts.cfg or protocols.default_config(source)
+        cfg = opts.cfg or definitions.default_config(source)
         choose(cfg, sorted(path.stem for path in (configs / trainer).glob("*.yaml")), f"config (CFG) of {trainer}")
-        learns = trainer not in protocols.UNTRAINED
+        learns = trainer not in definitions.UNTRAINED
         tail = Path(f"shots_{opts.shots if learns else 0}", trainer, cfg)
-        for experiment in protocols.experiments(task, source):
+        for experiment in definitions.experiments(task, source):
             for seed in opts.seeds if learns else opts.seeds[:1]:
                 training = make_run(opts, "train", experiment.home, experiment.train, tail, seed)
                 runs += [training] if learns else []

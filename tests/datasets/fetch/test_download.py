@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from datasets import download as module
-from datasets.download import DownloadError, UnpackError, download, unpack
-from datasets.remote_zip import NoRangesError, fetch_member
+from datasets.fetch import download as module
+from datasets.fetch.download import DownloadError, UnpackError, download, unpack
+from datasets.fetch.remote_zip import NoRangesError, fetch_member
 
 DATA = bytes(range(256)) * 4000  # 1 MB
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from datasets.matfile import read_mat
+from datasets.fetch.matfile import read_mat
 
-SAMPLES = json.loads((Path(__file__).parent / "mat_samples.json").read_text())
+SAMPLES = json.loads((Path(__file__).parents[1] / "mat_samples.json").read_text())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import yaml
 
 import clip
 import train
-import trainers.clip_trainer
+import trainers.base
 from dassl.utils import load_checkpoint
 
 
@@ -28,7 +28,7 @@ def test_trains_tests_and_leaves_the_backbone_bitwise_unchanged(run, variant, pr
         loaded.append({k: v.clone() for k, v in loaded[0].state_dict().items()})
         return loaded[0]
 
-    monkeypatch.setattr(trainers.clip_trainer.clip, "load", remember)
+    monkeypatch.setattr(trainers.base.clip, "load", remember)
     results, folder = run("out", "TRAINER.GOPRO.VARIANT", variant, "TRAINER.GOPRO.PREC", precision)
     model, before = loaded
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -159,9 +159,9 @@ def test_a_checkpoint_of_another_backbone_is_refused(run, tmp_path):
 
 
 def test_nan_loss_names_the_images(run, monkeypatch):
-    import trainers.gopro
+    import trainers.gopro.trainer
 
-    monkeypatch.setattr(trainers.gopro, "nt_xent", lambda a, b, t: a.sum() * float("nan"))
+    monkeypatch.setattr(trainers.gopro.trainer, "nt_xent", lambda a, b, t: a.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match=r"epoch 1, batch 1 \(.*loss_con nan.*images: .*\.png"):
         run("out")
 
@@ -187,7 +187,7 @@ def test_a_class_name_that_does_not_fit_is_named(run, image_root, tmp_path):
     ],
 )
 def test_bad_values_are_refused_before_the_backbone_is_loaded(run, monkeypatch, key, value, message):
-    monkeypatch.setattr(trainers.clip_trainer.clip, "load", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(trainers.base.clip, "load", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(ValueError, match=message):
         run("out", f"TRAINER.GOPRO.{key}", value)
 
@@ -270,6 +270,6 @@ def test_every_view_is_made_from_its_own_image(tmp_path):
 
 
 def test_a_missing_data_folder_is_named_before_the_backbone_is_loaded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainers.clip_trainer.clip, "load", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr(trainers.base.clip, "load", lambda *a, **k: pytest.fail("loaded"))
     with pytest.raises(FileNotFoundError, match="nowhere .DATASET.ROOT. is missing. Expected in it"):
         run("out", root=tmp_path / "nowhere")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from scripts.tables import Heatmap, Panel
+from reporting.tables import Heatmap, Panel
 
 COLOURS = ("#2f6db5", "#e08a1e", "#3a9d6e", "#b5527a", "#7b61a8", "#5b3d2e")
 INK, GREY, FAINT, PAPER = "#22272e", "#98a1ad", "#dde1e6", "#ffffff"

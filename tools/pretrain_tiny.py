@@ -1,7 +1,7 @@
-"""The recipe of the tiny CLIP that ships with the package: `python -m clip.pretrain_tiny`.
+"""The recipe of the tiny CLIP that ships with the package: `python -m tools.pretrain_tiny`.
 
 A ViT image tower and a causal text tower (CLIP's tokenizer, open_clip's model) learn from the rendered sets of
-`datasets.render`, mostly in the `photo` domain and through captions that are often wrong or vague, as web captions
+`datasets.rendered`, mostly in the `photo` domain and through captions that are often wrong or vague, as web captions
 are. So the tiny CLIP knows photos well and sketches badly: the shift that prompt learning is there to close. The
 images are rendered with seeds of their own and are none of the images of the data sets.
 """
@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from dassl.utils import progress
 
-from .load import TINY_DIR
+from clip.load import TINY_DIR
 from .model import FrozenCLIP
 from .tokenizer import EOT, tokenize
 
@@ -72,7 +72,7 @@ class Recipe:
 
 
 def _render_one(job: tuple[str, str, str, int, str]) -> np.ndarray:
-    from datasets.render import render
+    from datasets.rendered.render import render
 
     dataset, concept, domain, size, seed = job
     return np.asarray(render(dataset, concept, domain, random.Random(seed), size), dtype=np.uint8)
@@ -87,7 +87,7 @@ def render_images(jobs: list[tuple[str, str, str, int, str]], description: str) 
 
 def concepts() -> list[tuple[str, str]]:
     """All (data set, class name) pairs of the rendered sets, in their label order."""
-    from datasets.render import VOCABULARIES
+    from datasets.rendered.render import VOCABULARIES
 
     return [(dataset, name) for dataset, names in VOCABULARIES.items() for name in names]
 
@@ -123,7 +123,7 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, owner: torch.Tenso
 @torch.no_grad()
 def zero_shot(clip_model: FrozenCLIP, recipe: Recipe, per_class: int = 12) -> dict[str, dict[str, float]]:
     """Zero-shot accuracy in percent on fresh images, per data set and domain, prompt "a photo of a {}."."""
-    from datasets.render import VOCABULARIES
+    from datasets.rendered.render import VOCABULARIES
 
     prepare = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(clip_model.mean, clip_model.std)])
     table: dict[str, dict[str, float]] = {}
