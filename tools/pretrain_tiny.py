@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from dassl.utils import progress
-
+from clip.backbone import FrozenCLIP
 from clip.load import TINY_DIR
-from .model import FrozenCLIP
-from .tokenizer import EOT, tokenize
+from clip.tokenizer import EOT, tokenize
+from dassl.utils import progress
 
 TEMPLATES = {
     "photo": ("a photo of a {}.", "a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}."),

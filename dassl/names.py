@@ -1,0 +1,41 @@
+"""Names that people type: what is close to a wrong one, and which are allowed. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, allowed: Iterable[str], n: int = 3) -> str:
+    """A hint for an error message.
+
+    Args:
+        word: What came.
+        allowed: What could have been meant.
+        n: Names in the hint at most.
+
+    Returns:
+        " Did you mean a, b?" with the closest names (upper and lower case count as equal), or "" where none is close.
+    """
+    by_lower: dict[str, str] = {}
+    for name in allowed:
+        by_lower.setdefault(name.lower(), name)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=n, cutoff=0.5)
+    return f" Did you mean {', '.join(by_lower[name] for name in close)}?" if close else ""
+
+
+def choose(value: str, allowed: Iterable[str], what: str) -> str:
+    """The value, if it is allowed.
+
+    Args:
+        value: What came.
+        allowed: All that may come.
+        what: What it names, for the error, e.g. "TRAINER.GOPRO.VARIANT".
+
+    Raises:
+        ValueError: It is not; names what came, what is close and what is allowed.
+    """
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    raise ValueError(f"unknown {what}: {value!r}.{did_you_mean(value, allowed)} Allowed: {', '.join(allowed)}")
