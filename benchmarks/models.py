@@ -7,15 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import clip
 from benchmarks.class_names import class_names
 from benchmarks.naive import NaiveGOPro, naive_loss
 from benchmarks.work import Tower, Work, image_work, learner_work, text_work
 from clip import FrozenCLIP
-from trainers.gopro import GOProModel, build_gopro
-from trainers.losses import nt_xent, prompt_consistency
+from trainers.gopro import RELEASED, GOProModel, build_gopro, gopro_loss
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
@@ -44,7 +42,7 @@ def build_naive(model: FrozenCLIP, classes: int, context: int = 4) -> NaiveGOPro
 
 def build_ours(model: FrozenCLIP, classes: int, like: NaiveGOPro | None = None) -> GOProModel:
     """Our model of the published variant, with the learnables of a naive one."""
-    ours = build_gopro(model, class_names(classes), variant="released")
+    ours = build_gopro(model, class_names(classes), variant=RELEASED)
     if like is not None:
         ours.learner.load_state_dict(like.state_dict())
     return ours
@@ -71,10 +69,8 @@ def labels(batch: int, classes: int, device: Any) -> torch.Tensor:
 
 
 def ours_loss(model: GOProModel, images: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-    """The published total loss, by the trainer's own parts."""
-    out = model(*images)
-    sem = prompt_consistency(out.text, out.text_moco, out.text_augmix, "mean")
-    return F.cross_entropy(out.logits, label) + 1.0 * sem + 0.1 * nt_xent(out.projected, out.projected_moco, 0.1)
+    """The published total loss, by the trainer's own function."""
+    return gopro_loss(model(*images), label, sem_reduction=RELEASED.sem_reduction)["loss"]
 
 
 def reference_loss(

@@ -97,7 +97,7 @@ class FrozenCLIP(nn.Module):
         scale: torch.Tensor = self.model.logit_scale.float().exp().squeeze()
         return scale
 
-    def encode_image(self, images: torch.Tensor) -> ImageFeatures:
+    def encode_image_statistics(self, images: torch.Tensor) -> ImageFeatures:
         """Final feature and per-block token statistics; the tokens themselves are not kept.
 
         Args:
@@ -113,6 +113,13 @@ class FrozenCLIP(nn.Module):
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"images must be [B, 3, {size}, {size}] for {self.name}, got {list(images.shape)}")
         return encode_images(self.model.visual, images.to(self.dtype))
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Final feature, [B, E] in fp32, without gradient."""
+        return self.encode_image_statistics(images).final
+
+    def check_statistics(self, asker: str) -> None:
+        """Raise ValueError where the image tower gives no token statistics."""
 
     @torch.no_grad()
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:

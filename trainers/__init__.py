@@ -1,10 +1,15 @@
-"""Methods, one a file. Importing the package registers all of them."""
+"""Methods, a file or a folder each; importing the package registers all of them: what declares config keys is one."""
+
+import importlib
+import pkgutil
 
 from yacs.config import CfgNode
 
-from . import gopro, zeroshot
-
-_METHODS = (gopro, zeroshot)
+_METHODS = [
+    method
+    for module in pkgutil.iter_modules(__path__)
+    if hasattr(method := importlib.import_module(f"{__name__}.{module.name}"), "add_config")
+]
 
 
 def add_config(cfg: CfgNode) -> None:

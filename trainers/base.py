@@ -1,16 +1,30 @@
-"""What every method on a frozen CLIP shares: the backbone, its input size and normalisation, its checkpoints."""
+"""What every method on a frozen CLIP shares, so that a method's file says its formula and nothing else.
+
+A run is built in this order, each part in the hook of its name: the data set's lists and the backbone
+(`build_backbone`), the loaders (`build_data_loader`), the method's learnables (`build_model`, its own). One step is
+`forward_backward`: views -> `self.model` -> `loss_parts` -> update. A method gives `build_model`, which ends in
+`register`, and, where cross-entropy is not all, `loss_parts`.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from yacs.config import CfgNode
 
 import clip
+from dassl.config import get_cfg_default
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import count_num_param, load_pretrained_weights
 
 # Precision of the frozen weights; the learnables are always fp32, and `amp` leaves the weights so too.
 WEIGHT_DTYPES = {
@@ -21,18 +35,76 @@ WEIGHT_DTYPES = {
 }
 
 
-class CLIPTrainer(TrainerX):
-    """Base of the methods: loads the backbone before the data, since the views take size, mean and std from it.
+def add_context_config(node: CfgNode, n_ctx: int, ctx_init: str) -> None:
+    """Declare the keys of a learnable context.
 
-    Subclasses name their node of the config in `config_key`; it must hold PREC.
+    Args:
+        node: The method's node of the config.
+        n_ctx: Default of N_CTX, the number of context tokens M where no words are given.
+        ctx_init: Default of CTX_INIT, the words that the context starts from; "" draws N(0, CTX_STD).
+    """
+    node.N_CTX = n_ctx  # context tokens M; CTX_INIT's length wins when it is given
+    node.CTX_INIT = ctx_init  # initial words; "" draws N(0, CTX_STD)
+    node.CTX_STD = 0.02
+
+
+def initial_context(clip_model: clip.FrozenCLIP, n_ctx: int, ctx_init: str = "", ctx_std: float = 0.02) -> torch.Tensor:
+    """First value of a learnable context.
+
+    Args:
+        clip_model: The backbone, whose token embedding the words go through.
+        n_ctx: M where no words are given, at least 1.
+        ctx_init: Words (underscores are read as spaces); M becomes their number of tokens. "" draws N(0, ctx_std).
+        ctx_std: See above.
+
+    Returns:
+        [M, Dt] in fp32.
+
+    Raises:
+        ValueError: No words and no tokens.
+    """
+    words = ctx_init.replace("_", " ").strip()
+    if words:
+        return clip_model.embed_words(words)
+    if n_ctx < 1:
+        raise ValueError(f"N_CTX must be at least 1, got {n_ctx}")
+    return torch.randn(n_ctx, clip_model.text_width) * ctx_std
+
+
+def cosine_logits(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """CLIP's logits: scale times the cosine of image and text.
+
+    Args:
+        image: [B, E], normalised here.
+        text: [C, E], the same for all images, or [B, C, E], each image's own; already normalised.
+        scale: exp(logit scale), a scalar.
+
+    Returns:
+        [B, C].
+    """
+    image = F.normalize(image.float(), dim=-1)
+    return scale * image @ text.t() if text.ndim == 2 else scale * torch.einsum("be,bce->bc", image, text)
+
+
+class CLIPTrainer(TrainerX):
+    """Base of the methods.
+
+    Subclasses name their node of the config in `config_key`; it must hold PREC. `views` names the images of a batch
+    that `self.model` takes, in its order.
     """
 
     config_key: str
+    views: Sequence[str] = ("img",)
 
     @property
     def options(self) -> CfgNode:
         """The method's own config node."""
         return self.cfg.TRAINER[self.config_key]
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names by label."""
+        return list(self.dataset.classnames)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse an unknown precision before anything is loaded."""
@@ -40,30 +112,85 @@ class CLIPTrainer(TrainerX):
         if prec not in WEIGHT_DTYPES:
             raise ValueError(f"TRAINER.{self.config_key}.PREC must be one of {list(WEIGHT_DTYPES)}, got {prec!r}")
 
-    def build_data_loader(self) -> None:
-        """Read the data set (a wrong path shows at once), load CLIP, take the input's size and statistics from it."""
+    # Building ----------------------------------------------------------------------------------------------------
+
+    def build_backbone(self) -> None:
+        """Read the data set's lists (a wrong path shows before weights are read or downloaded), then load CLIP."""
         self.dataset = build_dataset(self.cfg)
+        _tell_twins(self.classnames)
         backbone = self.cfg.MODEL.BACKBONE
         self.set_precision(self.options.PREC)
         print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
         self.clip = clip.load(backbone.NAME, backbone.PRETRAINED, WEIGHT_DTYPES[self.options.PREC], self.device)
         if not backbone.PRETRAINED:
             print("The backbone's weights are random: accuracies mean nothing")
-        self.cfg.defrost()
-        self.cfg.INPUT.SIZE = (self.clip.image_size, self.clip.image_size)
-        self.cfg.INPUT.PIXEL_MEAN = list(self.clip.mean)
-        self.cfg.INPUT.PIXEL_STD = list(self.clip.std)
-        self.cfg.freeze()
-        super().build_data_loader()
+        settle_input(self.cfg, self.clip)
 
     def build_data_manager(self) -> DataManager:
-        """Loaders of the data set that was read before the backbone."""
-        return DataManager(self.cfg, dataset=self.dataset)
+        """Loaders of the data set; a method with several views gives their transforms."""
+        return DataManager(self.cfg, custom_tfm_train=self.training_views(), dataset=self.dataset)
 
-    @property
-    def classnames(self) -> list[str]:
-        """Class names by label."""
-        return list(self.dataset.classnames)
+    def training_views(self) -> Any:
+        """Hook: training transforms, one for each of `views`; None takes INPUT.TRANSFORMS for the only view."""
+        return None
+
+    def initial_context(self) -> torch.Tensor:
+        """First value of the context that the method's N_CTX, CTX_INIT and CTX_STD ask for, [M, Dt]; says it."""
+        node = self.options
+        context = initial_context(self.clip, node.N_CTX, node.CTX_INIT, node.CTX_STD)
+        if not node.CTX_INIT:
+            print(f"Context: {len(context)} tokens from random vectors")
+            return context
+        print(f'Context: {len(context)} tokens from "{node.CTX_INIT}"')
+        if len(context) != node.N_CTX:
+            print(f"TRAINER.{self.config_key}.N_CTX {node.N_CTX} has no effect beside CTX_INIT, whose words give M")
+        return context
+
+    def register(self, name: str, learner: nn.Module) -> None:
+        """Register the learnables, alone: their state dict is the checkpoint. Builds optimiser and schedule.
+
+        Args:
+            name: Folder of the checkpoints.
+            learner: The learnables, on the device; MODEL.INIT_WEIGHTS, if given, is loaded into them.
+        """
+        cfg = self.cfg
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        print(f"Learnable parameters: {count_num_param(learner):,}")
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(name, learner, self.optim, self.sched)
+
+    # One step ----------------------------------------------------------------------------------------------------
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The views and the labels, on the device."""
+        views = [batch[key].to(self.device, non_blocking=True) for key in self.views]
+        return views, batch["label"].to(self.device, non_blocking=True)
+
+    def loss_parts(self, output: Any, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Hook: the total as "loss", and the parts to log beside it; cross-entropy where a method says nothing else.
+
+        Args:
+            output: What `self.model` gave: logits [B, C], or an object that holds them as `logits`.
+            label: Long [B].
+
+        Returns:
+            Scalars by name.
+        """
+        return {"loss": F.cross_entropy(output, label)}
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One optimisation step; returns the losses and the batch accuracy (percent)."""
+        views, label = self.parse_batch_train(batch)
+        with self.autocast():
+            output = self.model(*views)
+        parts = self.loss_parts(output, label)
+        self.model_backward_and_update(parts["loss"], parts=parts)
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        return {**{name: value.detach() for name, value in parts.items()}, "acc": compute_accuracy(logits, label)[0]}
+
+    # Checkpoints -------------------------------------------------------------------------------------------------
 
     def check_checkpoint(self, meta: dict[str, Any]) -> None:
         """Refuse a checkpoint of another backbone: its learnables mean nothing here."""
@@ -71,3 +198,40 @@ class CLIPTrainer(TrainerX):
         wanted, got = self.cfg.MODEL.BACKBONE.NAME, meta.get("backbone", self.cfg.MODEL.BACKBONE.NAME)
         if got != wanted:
             raise ValueError(f"the checkpoint was trained on backbone {got!r}, MODEL.BACKBONE.NAME is {wanted!r}")
+
+
+def settle_input(cfg: CfgNode, clip_model: clip.FrozenCLIP) -> None:
+    """Write into the config what the backbone decides: the input's size and statistics, and that it is normalised.
+
+    A value that neither is the engine's default nor fits the backbone has no effect, and a line says so.
+
+    Args:
+        cfg: The run's config; INPUT.SIZE, PIXEL_MEAN, PIXEL_STD and TRANSFORMS change.
+        clip_model: The backbone.
+    """
+    node, defaults, size = cfg.INPUT, get_cfg_default().INPUT, (clip_model.image_size, clip_model.image_size)
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    for key, value in (("SIZE", size), ("PIXEL_MEAN", list(clip_model.mean)), ("PIXEL_STD", list(clip_model.std))):
+        if list(node[key]) not in (list(defaults[key]), list(value)):
+            print(f"INPUT.{key} {node[key]} has no effect: {clip_model.name} takes {value}")
+        node[key] = value
+    if "normalize" not in node.TRANSFORMS:  # the towers were trained on normalised pixels: it is no choice
+        node.TRANSFORMS = type(node.TRANSFORMS)([*node.TRANSFORMS, "normalize"])
+        print("INPUT.TRANSFORMS: normalize is added, because the backbone takes normalised pixels")
+    if frozen:
+        cfg.freeze()
+
+
+def _tell_twins(classnames: Sequence[str], shown: int = 5) -> None:
+    """Warn of classes whose names are the same tokens: their prompts are equal, so only the first is ever predicted."""
+    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for label, name in enumerate(classnames):
+        groups[tuple(clip.encode(name.replace("_", " ")))].append(f"{name!r} ({label})")
+    twins = [" = ".join(group) for group in groups.values() if len(group) > 1]
+    if twins:
+        more = f" and {len(twins) - shown} more" if len(twins) > shown else ""
+        print(
+            f"Warning: CLIP reads the same words for {', '.join(twins[:shown])}{more}; of such classes only the "
+            "first is ever predicted. Other names in classnames.txt tell them apart"
+        )

@@ -8,19 +8,8 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import CLIPTrainer
-
-# The prompts that CoOp and its successors report zero-shot CLIP with; other data sets use DEFAULT_TEMPLATE.
-TEMPLATES = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "UCF101": "a photo of a person doing {}.",
-}
-DEFAULT_TEMPLATE = "a photo of a {}."
+from .base import CLIPTrainer, cosine_logits
+from .templates import DEFAULT_TEMPLATE, TEMPLATES, fill
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -48,13 +37,11 @@ class ZeroshotCLIP(CLIPTrainer):
         template = self.options.TEMPLATE
         if template == "auto":
             template = TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE)
-        prompts = [template.format(name.replace("_", " ")) for name in self.classnames]
         print(f'Prompt: "{template}"')
         with self.autocast():
-            text = self.clip.encode_text(self.clip.tokenize(prompts))
+            text = self.clip.encode_text(self.clip.tokenize(fill(template, self.classnames)))
         self.text = F.normalize(text, dim=-1)
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         """Logits [B, C]."""
-        z = F.normalize(self.clip.encode_image(input).final, dim=-1)
-        return self.clip.logit_scale * z @ self.text.t()
+        return cosine_logits(self.clip.encode_image(input), self.text, self.clip.logit_scale)

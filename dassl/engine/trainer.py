@@ -57,6 +57,7 @@ class SimpleTrainer(TrainerBase):
         self.loaded_meta: dict[str, Any] | None = None
         self._trained = False
         self.train_time_sec = 0.0
+        self.build_backbone()
         self.build_data_loader()
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise ValueError(
@@ -70,6 +71,9 @@ class SimpleTrainer(TrainerBase):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Hook: check what the trainer needs of the config, before anything is built."""
+
+    def build_backbone(self) -> None:
+        """Hook: what both data and model need, e.g. a pretrained tower whose input size the transforms take."""
 
     def build_data_manager(self) -> DataManager:
         """Hook: the data; override for other transforms."""

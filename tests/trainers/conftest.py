@@ -25,9 +25,12 @@ def image_root(tmp_path_factory):
 
 @pytest.fixture
 def run(image_root, tmp_path):
-    """run(out, *args): train.py on the folder with the tiny CLIP; returns (results, run folder)."""
+    """run(out, *args): train.py on the folder with the tiny CLIP; returns (results, run folder).
 
-    def start(out, *args, trainer="GOPro", root=image_root):
+    run.config(out, *args) gives the config of such a run alone.
+    """
+
+    def arguments(out, *args, trainer="GOPro", root=image_root):
         folder = tmp_path / out
         argv = ["--root", str(root), "--seed", "1", "--output-dir", str(folder)]
         argv += ["--dataset-config-file", "configs/datasets/image_folder.yaml"]
@@ -36,6 +39,10 @@ def run(image_root, tmp_path):
         overrides = ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "2"]
         overrides += ["DATASET.NUM_SHOTS", "2"]
         first_key = next((i for i, a in enumerate(flags) if "." in a and a.isupper()), len(flags))
-        return train.main([*argv, *flags[:first_key], *overrides, *flags[first_key:]]), folder
+        return [*argv, *flags[:first_key], *overrides, *flags[first_key:]]
 
+    def start(out, *args, **kwargs):
+        return train.main(arguments(out, *args, **kwargs)), tmp_path / out
+
+    start.config = lambda *args, **kwargs: train.build_config(train.parse_args(arguments(*args, **kwargs)))
     return start

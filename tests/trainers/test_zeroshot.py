@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trainers.zeroshot import DEFAULT_TEMPLATE, TEMPLATES
+from trainers.templates import DEFAULT_TEMPLATE, TEMPLATES
 
 
 def test_tests_without_training_and_writes_a_record(run):

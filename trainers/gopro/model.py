@@ -10,7 +10,8 @@ from torch import nn
 
 from clip import FrozenCLIP, ImageFeatures, PromptTree
 
-VARIANTS = ("paper", "released")
+from ..base import cosine_logits, initial_context
+from .variant import PAPER, Variant
 
 
 class LayerProjector(nn.Module):
@@ -41,7 +42,7 @@ class PromptLearner(nn.Module):
         context: Initial context vectors, [M, Dt].
         layers: L.
         vision_width: Dv.
-        variant: `paper` has a text projector rho per view, initialised with zeros; `released` has one.
+        variant: Reads `text_projectors` and `start`.
         style_eps: Added to the variance under the root.
     """
 
@@ -50,7 +51,7 @@ class PromptLearner(nn.Module):
         context: torch.Tensor,
         layers: int,
         vision_width: int,
-        variant: str = "paper",
+        variant: Variant = PAPER,
         style_eps: float = 2.3e-8,
     ) -> None:
         super().__init__()
@@ -60,17 +61,13 @@ class PromptLearner(nn.Module):
         self.style = LayerProjector(layers, vision_width, text_width)
         self.content = LayerProjector(layers, vision_width, text_width)
         self.rho = nn.Linear(layers, 1)
-        self.per_view = variant == "paper"
+        self.per_view = variant.text_projectors == "per_view"
         if self.per_view:
-            self.rho_moco = nn.Linear(layers, 1)
-            self.rho_augmix = nn.Linear(layers, 1)
-            for rho in (
-                self.rho,
-                self.rho_moco,
-                self.rho_augmix,
-            ):  # step 0 is CLIP with the words of the context
-                nn.init.zeros_(rho.weight)
-                nn.init.zeros_(rho.bias)
+            self.rho_moco, self.rho_augmix = nn.Linear(layers, 1), nn.Linear(layers, 1)
+        if variant.start == "clip":  # no shift yet: the prompt is the context's words
+            for name, parameter in self.named_parameters():
+                if name.startswith("rho"):
+                    nn.init.zeros_(parameter)
 
     def forward(self, image: ImageFeatures, view: str = "original") -> torch.Tensor:
         """Context of each image.
@@ -90,18 +87,18 @@ class PromptLearner(nn.Module):
 
 
 class ImageProjector(nn.Module):
-    """P_v, the projector of image features.
+    """P_v, the projector of image features: a linear map, and batch norm after it where the variant has it.
 
     Args:
         width: E.
-        variant: `paper`: a linear map that starts as the identity; `released`: Linear + BatchNorm1d, default init.
+        variant: Reads `batchnorm` and `start`.
     """
 
-    def __init__(self, width: int, variant: str = "paper") -> None:
+    def __init__(self, width: int, variant: Variant = PAPER) -> None:
         super().__init__()
         self.linear = nn.Linear(width, width)
-        self.batchnorm = nn.BatchNorm1d(width) if variant == "released" else None
-        if variant == "paper":
+        self.batchnorm = nn.BatchNorm1d(width) if variant.batchnorm == "yes" else None
+        if variant.start == "clip":
             nn.init.eye_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
 
@@ -158,12 +155,15 @@ class GOProModel(nn.Module):
         clip_model: The backbone.
         tree: The class tokens, from `clip_model.prompt_tree(classnames, M)`.
         learner: The learnables.
-        variant: `paper`: logits see P_v's output; `released`: they see CLIP's feature.
+        variant: Reads `logits`.
     """
 
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: GOProLearner, variant: str = "paper") -> None:
+    def __init__(
+        self, clip_model: FrozenCLIP, tree: PromptTree, learner: GOProLearner, variant: Variant = PAPER
+    ) -> None:
         super().__init__()
-        self.clip, self.tree, self.learner, self.variant = clip_model, tree, learner, variant
+        self.clip, self.tree, self.learner = clip_model, tree, learner
+        self.projected_logits = variant.logits == "projected"
 
     def forward(
         self, images: torch.Tensor, moco: torch.Tensor | None = None, augmix: torch.Tensor | None = None
@@ -180,61 +180,50 @@ class GOProModel(nn.Module):
         """
         generate, project = self.learner.prompt_learner, self.learner.simproj
         if moco is None or augmix is None:
-            image = self.clip.encode_image(images)
+            image = self.clip.encode_image_statistics(images)
             text = self._text(generate(image))
             z = F.normalize(image.final, dim=-1)
-            if self.variant == "paper":
-                z = project(z)
-            return GOProOutput(self._logits(z, text), text)
-        views = self.clip.encode_image(torch.cat([images, moco, augmix])).chunk(3)
+            return GOProOutput(self._logits(project(z) if self.projected_logits else z, text), text)
+        views = self.clip.encode_image_statistics(torch.cat([images, moco, augmix])).chunk(3)
         context = [generate(v, name) for v, name in zip(views, ("original", "moco", "augmix"), strict=True)]
         text, text_moco, text_augmix = self._text(torch.cat(context)).chunk(3)
         z, z_moco = (F.normalize(v.final, dim=-1) for v in views[:2])
         projected, projected_moco = project(z), project(z_moco)
-        logits = self._logits(projected if self.variant == "paper" else z, text)
+        logits = self._logits(projected if self.projected_logits else z, text)
         return GOProOutput(logits, text, text_moco, text_augmix, projected, projected_moco)
 
     def _text(self, context: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.clip.encode_prompts(context, self.tree), dim=-1)
 
     def _logits(self, z: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        return self.clip.logit_scale * torch.einsum("be,bce->bc", F.normalize(z.float(), dim=-1), text)
+        return cosine_logits(z, text, self.clip.logit_scale)
 
 
 def build_gopro(
     clip_model: FrozenCLIP,
     classnames: list[str],
-    variant: str = "paper",
-    n_ctx: int = 4,
-    ctx_init: str = "a photo of a",
-    ctx_std: float = 0.02,
+    context: torch.Tensor | None = None,
+    variant: Variant = PAPER,
     style_eps: float = 2.3e-8,
 ) -> GOProModel:
     """A GOPro model with initial values.
 
     Args:
-        clip_model: The backbone.
+        clip_model: The backbone; its image tower must give token statistics of each block.
         classnames: C names by label.
-        variant: `paper` or `released`.
-        n_ctx: M, used when no words are given.
-        ctx_init: Words that the context starts from; M becomes their number of tokens. "" draws N(0, ctx_std).
-        ctx_std: See above.
+        context: Initial context vectors, [M, Dt]; None takes those of "a photo of a".
+        variant: What paper and published code do differently.
         style_eps: See `PromptLearner`.
 
     Returns:
         The model on the backbone's device.
 
     Raises:
-        ValueError: Unknown variant, no context tokens, or a class name that does not fit.
+        ValueError: An unfit backbone, or a class name that does not fit.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"TRAINER.GOPRO.VARIANT must be one of {VARIANTS}, got {variant!r}")
-    if ctx_init:
-        context = clip_model.embed_words(ctx_init.replace("_", " "))
-    elif n_ctx < 1:
-        raise ValueError(f"TRAINER.GOPRO.N_CTX must be at least 1, got {n_ctx}")
-    else:
-        context = torch.randn(n_ctx, clip_model.text_width) * ctx_std
+    clip_model.check_statistics("GOPro")
+    if context is None:
+        context = initial_context(clip_model, 4, "a photo of a")
     learner = GOProLearner(
         PromptLearner(context, clip_model.vision_layers, clip_model.vision_width, variant, style_eps),
         ImageProjector(clip_model.embed_dim, variant),

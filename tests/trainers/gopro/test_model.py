@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 import clip
 from benchmarks.naive import NaiveGOPro, naive_loss
-from trainers.gopro import build_gopro
-from trainers.losses import nt_xent, prompt_consistency
+from trainers.base import initial_context
+from trainers.gopro import PAPER, RELEASED, VARIANTS, build_gopro, gopro_loss
+from trainers.losses import nt_xent
 
 NAMES = ["dog", "tabby_cat", "boeing 737-200", "boeing 737-300", "a house"]
 
@@ -25,19 +26,13 @@ def backbone(request):
 def test_released_equals_the_published_algorithm_in_logits_losses_and_gradients(backbone):
     torch.manual_seed(0)
     naive = NaiveGOPro(backbone.model, backbone.tokenize, NAMES)
-    ours = build_gopro(backbone, NAMES, variant="released")
+    ours = build_gopro(backbone, NAMES, variant=RELEASED)
     ours.learner.load_state_dict(naive.state_dict())  # the published names, one to one
     images, label = views(backbone), torch.tensor([1, 4])
 
     expected = naive_loss(outputs := naive(*images), label)
     expected["loss"].backward()
-    out = ours(*images)
-    got = {
-        "loss_ce": F.cross_entropy(out.logits, label),
-        "loss_sem": prompt_consistency(out.text, out.text_moco, out.text_augmix, "mean"),
-        "loss_con": nt_xent(out.projected, out.projected_moco, 0.1),
-    }
-    got["loss"] = got["loss_ce"] + 1.0 * got["loss_sem"] + 0.1 * got["loss_con"]
+    got = gopro_loss(out := ours(*images), label, 1.0, 0.1, 0.1, RELEASED.sem_reduction)
     got["loss"].backward()
 
     assert torch.allclose(out.logits, outputs[0], rtol=1e-4, atol=1e-4 * outputs[0].abs().max().item())
@@ -53,12 +48,12 @@ def test_released_equals_the_published_algorithm_in_logits_losses_and_gradients(
 
 
 def test_paper_starts_as_zero_shot_clip(backbone):
-    model = build_gopro(backbone, NAMES, variant="paper")
+    model = build_gopro(backbone, NAMES, variant=PAPER)
     images = views(backbone)[0]
     text = F.normalize(
         backbone.encode_text(backbone.tokenize([f"a photo of a {n.replace('_', ' ')}." for n in NAMES])), dim=-1
     )
-    expected = backbone.logit_scale * F.normalize(backbone.encode_image(images).final, dim=-1) @ text.t()
+    expected = backbone.logit_scale * F.normalize(backbone.encode_image(images), dim=-1) @ text.t()
     assert torch.allclose(model(images).logits, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
@@ -70,7 +65,7 @@ def tiny():
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_testing_needs_one_view_and_equals_the_original_view_of_training(tiny, variant):
     torch.manual_seed(0)
-    model = build_gopro(tiny, NAMES, variant=variant).eval()
+    model = build_gopro(tiny, NAMES, variant=VARIANTS[variant]).eval()
     torch.nn.init.normal_(model.learner.prompt_learner.rho.weight)
     images = views(tiny)
     alone, together = model(images[0]), model(*images)
@@ -79,7 +74,7 @@ def test_testing_needs_one_view_and_equals_the_original_view_of_training(tiny, v
 
 
 def test_paper_has_a_text_projector_per_view_and_tests_with_the_first(tiny):
-    model = build_gopro(tiny, NAMES, variant="paper")
+    model = build_gopro(tiny, NAMES, variant=PAPER)
     images = views(tiny)
     before = model(*images)
     torch.nn.init.normal_(model.learner.prompt_learner.rho_moco.weight)
@@ -93,7 +88,7 @@ def test_paper_has_a_text_projector_per_view_and_tests_with_the_first(tiny):
 def test_contrastive_loss_shapes_predictions_in_paper_and_not_in_released(tiny):
     for variant, changed in (("paper", True), ("released", False)):
         torch.manual_seed(0)
-        model = build_gopro(tiny, NAMES, variant=variant)
+        model = build_gopro(tiny, NAMES, variant=VARIANTS[variant])
         images = views(tiny)
         before = model(*images).logits
         torch.nn.init.normal_(model.learner.simproj.linear.weight)
@@ -101,7 +96,7 @@ def test_contrastive_loss_shapes_predictions_in_paper_and_not_in_released(tiny):
 
 
 def test_prompts_differ_from_image_to_image_once_rho_is_not_zero(tiny):
-    model = build_gopro(tiny, NAMES, variant="paper")
+    model = build_gopro(tiny, NAMES, variant=PAPER)
     torch.nn.init.normal_(model.learner.prompt_learner.rho.weight)
     text = model(views(tiny)[0]).text
     assert text.shape == (2, len(NAMES), 128)
@@ -111,7 +106,7 @@ def test_prompts_differ_from_image_to_image_once_rho_is_not_zero(tiny):
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_a_batch_of_one(tiny, variant):
-    model = build_gopro(tiny, NAMES, variant=variant).train()
+    model = build_gopro(tiny, NAMES, variant=VARIANTS[variant]).train()
     out = model(*views(tiny, batch=1))
     loss = F.cross_entropy(out.logits, torch.tensor([0])) + nt_xent(out.projected, out.projected_moco)
     loss.backward()
@@ -120,8 +115,8 @@ def test_a_batch_of_one(tiny, variant):
 
 def test_style_and_content_follow_the_formulas(tiny):
     torch.manual_seed(0)
-    learner = build_gopro(tiny, NAMES, variant="released").learner.prompt_learner
-    image = tiny.encode_image(views(tiny)[0])
+    learner = build_gopro(tiny, NAMES, variant=RELEASED).learner.prompt_learner
+    image = tiny.encode_image_statistics(views(tiny)[0])
     context = learner(image)
     g = []
     for layer in range(5):
@@ -135,14 +130,13 @@ def test_style_and_content_follow_the_formulas(tiny):
 
 def test_context_from_words_from_numbers_and_bad_values(tiny):
     assert torch.allclose(build_gopro(tiny, NAMES).learner.prompt_learner.ctx, tiny.embed_words("a photo of a"))
-    assert build_gopro(tiny, NAMES, ctx_init="a_sketch_of").learner.prompt_learner.ctx.shape == (3, 64)
+    assert initial_context(tiny, 4, "a_sketch_of").shape == (3, 64)
     torch.manual_seed(0)
-    random = build_gopro(tiny, NAMES, ctx_init="", n_ctx=9).learner.prompt_learner.ctx
+    random = initial_context(tiny, 9, "")
     assert random.shape == (9, 64) and random.std().item() == pytest.approx(0.02, rel=0.2)
+    assert build_gopro(tiny, NAMES, random).learner.prompt_learner.ctx.shape == (9, 64)
     with pytest.raises(ValueError, match="N_CTX must be at least 1, got 0"):
-        build_gopro(tiny, NAMES, ctx_init="", n_ctx=0)
-    with pytest.raises(ValueError, match="VARIANT must be one of .*'papr'"):
-        build_gopro(tiny, NAMES, variant="papr")
+        initial_context(tiny, 0, "")
 
 
 def test_learnables_have_the_published_names(tiny):
@@ -152,4 +146,4 @@ def test_learnables_have_the_published_names(tiny):
     expected |= {"simproj.linear.weight", "simproj.linear.bias"}
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     expected |= {f"simproj.batchnorm.{p}" for p in norm}
-    assert set(build_gopro(tiny, NAMES, variant="released").learner.state_dict()) == expected
+    assert set(build_gopro(tiny, NAMES, variant=RELEASED).learner.state_dict()) == expected
