@@ -221,7 +221,7 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
 
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, str(out / "open_clip_model.safetensors"))
-    from .load import load
+    from clip.load import load
 
     table = zero_shot(load(str(out)), recipe)
     record = {"recipe": vars(recipe), "minutes": round((time.time() - start) / 60, 1), "zero_shot_pct": table}

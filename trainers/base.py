@@ -95,6 +95,7 @@ class CLIPTrainer(TrainerX):
 
     config_key: str
     views: Sequence[str] = ("img",)
+    model: nn.Module
 
     @property
     def options(self) -> CfgNode:

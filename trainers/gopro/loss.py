@@ -33,10 +33,10 @@ def gopro_loss(
     Raises:
         ValueError: The output is of one view alone.
     """
-    views = (output.text_moco, output.text_augmix, output.projected, output.projected_moco)
-    if any(part is None for part in views):
+    text_moco, text_augmix = output.text_moco, output.text_augmix
+    projected, projected_moco = output.projected, output.projected_moco
+    if text_moco is None or text_augmix is None or projected is None or projected_moco is None:
         raise ValueError("gopro_loss needs the output of all three views, got that of the original alone")
-    text_moco, text_augmix, projected, projected_moco = views
     ce = F.cross_entropy(output.logits, label)
     sem = prompt_consistency(output.text, text_moco, text_augmix, sem_reduction)
     con = nt_xent(projected, projected_moco, temperature)

@@ -82,7 +82,7 @@ class PromptLearner(nn.Module):
         sigma = (image.var + self.style_eps).sqrt()
         mixed = (self.style((image.mean + sigma) / 2) + self.content(image.mean)) / 2
         rho = self.rho if view == "original" or not self.per_view else getattr(self, f"rho_{view}")
-        shift = rho(mixed.transpose(1, 2)).squeeze(-1)
+        shift: torch.Tensor = rho(mixed.transpose(1, 2)).squeeze(-1)
         return self.ctx + shift.unsqueeze(1)
 
 
@@ -104,13 +104,12 @@ class ImageProjector(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, E] -> [B, E]."""
-        x = self.linear(x)
-        if self.batchnorm is None:
-            return x
         norm = self.batchnorm
-        if self.training and len(x) == 1:  # one image has no batch statistics: use the running ones
+        x = self.linear(x)
+        # One image has no batch statistics: the running ones serve.
+        if norm is not None and self.training and len(x) == 1:
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-        return norm(x)
+        return x if norm is None else norm(x)
 
 
 class GOProLearner(nn.Module):
