@@ -119,16 +119,21 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
     cfg = build_config(args)
     with run(cfg, argv, config_name=Path(args.config_file).stem) as this_run:
         trainer = build_trainer(cfg)
-        this_run.write_config()  # with what the trainer read off the backbone
+        if args.no_train:
+            return None
+        learns = bool(trainer.get_model_names())
         if args.eval_only:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        else:
+            trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
+        this_run.begin("train" if learns and not args.eval_only else "test", args.model_dir if learns else "")
+        if args.eval_only:
             trainer.test()
-        elif args.no_train:
-            return None
         else:
             trainer.train()
         this_run.finish(trainer.result_record())
-        return trainer.results
+        results: dict[str, float] = trainer.results
+        return results
 
 
 if __name__ == "__main__":

@@ -11,16 +11,26 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from .defaults import get_cfg_default
 
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """All leaves by dotted name, e.g. {"OPTIM.LR": 0.002}."""
+_DEFAULTS = "__defaults__"  # attribute of a config that was merged into
+
+
+def flatten(cfg: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All leaves of a config, or of its plain tree, by dotted name, e.g. {"OPTIM.LR": 0.002}."""
     leaves: dict[str, Any] = {}
     for key, value in cfg.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             leaves.update(flatten(value, f"{prefix}{key}."))
         else:
             leaves[prefix + key] = value
     return leaves
+
+
+def declared_defaults(cfg: CfgNode) -> CfgNode:
+    """The config as it was before anything was merged into it; the engine's defaults where that is not known."""
+    found: CfgNode = cfg.__dict__.get(_DEFAULTS) or get_cfg_default()
+    return found
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
@@ -82,6 +92,7 @@ def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
         raise ValueError(f"unknown config key {key} in {origin}{hint}")
     if cfg.is_frozen():  # item assignment below would not notice
         raise AttributeError(f"{key} cannot be set from {origin}: the config is frozen")
+    cfg.__dict__.setdefault(_DEFAULTS, cfg.clone())
     *path, leaf = key.split(".")
     node = cfg
     for part in path:

@@ -1,9 +1,8 @@
 """The training loop, its hooks, and the run folder."""
 
-from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
 from .run_folder import Run, run
-from .trainer import SimpleTrainer, TrainerX
+from .trainer import SimpleTrainer, TrainerBase, TrainerX
 
 __all__ = [
     "TRAINER_REGISTRY",

@@ -1,8 +1,11 @@
-"""What a checkpoint holds beside the weights, and when a run may go on from it."""
+"""Checkpoints: what they hold, when a run may go on from one, and what is refused."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -10,22 +13,18 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-# Keys that may differ between a run and its continuation, since they change no result.
-FREE_KEYS = {
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATASET.SPLIT_FILE",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.BATCH_SIZE",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TEST.PER_CLASS_RESULT",
-    "TEST.COMPUTE_CMAT",
-    "TEST.NO_TEST",
-}
+from dassl.config import declared_defaults, flatten
+from dassl.config.free_keys import FREE_KEYS
+from dassl.data.datasets import DatasetBase
+from dassl.utils import load_checkpoint, save_checkpoint
+from dassl.utils.distributed import is_main_process
+from dassl.utils.torchtools import checkpoint_epochs
+
+from .optimisation import Optimisation
+
+BEST_MODEL = "model-best.pth.tar"
+# Buffers of CoOp-style prompt learners: class names as tokens, which a model has from its own data set.
+CLASS_BUFFERS = ("token_prefix", "token_suffix")
 
 
 class OtherConfigError(ValueError):
@@ -38,35 +37,43 @@ def plain_config(cfg: CfgNode) -> dict[str, Any]:
     return tree
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
-
-
-def check_same_config(saved: dict[str, Any], cfg: CfgNode, where: str) -> None:
+def check_same_config(saved: dict[str, Any], cfg: CfgNode, where: str, free: Collection[str] = ()) -> None:
     """Refuse to continue a run under a config that would change its results.
 
+    Keys that another version added or dropped do not count: a new key's default is what there was before.
+
     Args:
-        saved: Config in the checkpoint.
+        saved: Config in the checkpoint, as a tree of plain values.
         cfg: Config of this process.
         where: The checkpoint's folder.
+        free: Keys that may differ beside `FREE_KEYS`.
 
     Raises:
         OtherConfigError: A ValueError that lists the keys that differ with both values.
     """
-    old, new = _leaves(saved), _leaves(plain_config(cfg))
+    old, new, defaults = flatten(saved), flatten(plain_config(cfg)), flatten(plain_config(declared_defaults(cfg)))
     different = [
-        f"{key} ({old.get(key, 'not set')!r} in the checkpoint, {new.get(key, 'not set')!r} now)"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in FREE_KEYS
+        f"{key} ({old.get(key, 'not set')!r} in the checkpoint, {value!r} now)"
+        for key, value in sorted(new.items())
+        if old.get(key, defaults.get(key)) != value and key not in FREE_KEYS and key not in free
     ]
     if different:
         raise OtherConfigError(
             f"{where} holds a run with another config, which cannot be continued: {'; '.join(different)}. "
             "Use another --output-dir, or remove that folder to start over"
         )
+
+
+def data_digest(dataset: DatasetBase) -> str:
+    """What a run trains, validates and tests on: paths below their common folder, labels and class names, in order."""
+    lists = [part or [] for part in (dataset.train_x, dataset.val, dataset.test)]
+    top = os.path.dirname(os.path.commonprefix([item.impath for part in lists for item in part]))
+    sha = hashlib.sha256()
+    for part in lists:
+        for item in part:
+            sha.update(f"{item.impath[len(top) :]}\0{item.label}\0{item.classname}\n".encode())
+        sha.update(b"\1")
+    return sha.hexdigest()
 
 
 def rng_states() -> dict[str, Any]:
@@ -90,3 +97,185 @@ def restore_rng_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Checkpoints(Optimisation):
+    """Saving, resuming and loading the registered models."""
+
+    cfg: CfgNode
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best_result = float("-inf")
+        self.loaded_meta: dict[str, Any] | None = None  # of the weights that were loaded for testing
+
+    def flush_writer(self) -> None:
+        """Bring all figures to the disk."""
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """Plain values that say what the weights belong to."""
+        return {"trainer": type(self).__name__}
+
+    def check_checkpoint(self, meta: dict[str, Any]) -> None:
+        """Refuse weights of another trainer; raises ValueError."""
+        got = meta.get("trainer", type(self).__name__)
+        if got != type(self).__name__:
+            raise ValueError(f"the checkpoint belongs to trainer {got!r}, this is {type(self).__name__!r}")
+
+    def convert_state_dict(self, name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Weights as a checkpoint names them -> as model `name` does; drops class-dependent buffers of CoOp's."""
+        return {k: v for k, v in state_dict.items() if not k.endswith(CLASS_BUFFERS)}
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Write a checkpoint of every registered model.
+
+        Args:
+            epoch: The epoch just done, from 0.
+            directory: The run's folder.
+            is_best: Copy it to the best model's name too.
+            val_result: Validation result to keep with it.
+            model_name: File name; default by epoch.
+        """
+        if not is_main_process():
+            return
+        self.flush_writer()  # the figures of a kept epoch must not be lost either
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "rng": rng_states(),
+                "best_result": self.best_result,
+                "val_result": val_result,
+                "meta": self.checkpoint_meta(),
+            }
+            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def _epochs(self, directory: str) -> list[int]:
+        """Epochs of which a folder holds every model, ascending."""
+        found = [set(checkpoint_epochs(os.path.join(directory, name))) for name in self.get_model_names()]
+        return sorted(set.intersection(*found)) if found else []
+
+    def free_keys(self, meta: dict[str, Any]) -> Collection[str]:
+        """Hook: config keys that may differ from the checkpoint's, beside `FREE_KEYS`."""
+        return ()
+
+    def check_resume(self, directory: str) -> None:
+        """Whether training can go on from a folder's newest checkpoint, if it has one; changes nothing.
+
+        Raises:
+            OtherConfigError: The run there has another config, or other data.
+        """
+        for name in self.get_model_names() if self._epochs(directory) else []:
+            path = os.path.join(directory, name, f"model.pth.tar-{self._epochs(directory)[-1]}")
+            self._check_same_run(load_checkpoint(path).get("meta", {}), directory)
+
+    def _check_same_run(self, meta: dict[str, Any], directory: str) -> None:
+        own = self.checkpoint_meta()
+        if "config" in meta:  # before the weights: the key that differs says more than a shape
+            check_same_config(meta["config"], self.cfg, directory, self.free_keys(meta))
+        if meta.get("data", own.get("data")) != own.get("data"):
+            raise OtherConfigError(
+                f"{directory} holds a run on other images, which cannot be continued: the lists of DATASET.ROOT "
+                f"{self.cfg.DATASET.ROOT!r} (DATASET.SPLIT_FILE {self.cfg.DATASET.SPLIT_FILE!r}) are not those that it "
+                "began with. Use another --output-dir, or remove that folder to start over"
+            )
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue from the newest epoch that all models have in a folder.
+
+        Args:
+            directory: A run's folder.
+
+        Returns:
+            Epochs done; 0 when there is nothing to continue.
+
+        Raises:
+            ValueError: The run there has another config, trainer or shape.
+        """
+        epochs = self._epochs(directory)
+        if not epochs:
+            return 0
+        epoch = epochs[-1]
+        for name in self.get_model_names():
+            path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
+            checkpoint = load_checkpoint(path)
+            self._check_same_run(checkpoint.get("meta", {}), directory)
+            self._load_weights(name, path, checkpoint)
+            for target, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
+                if target is None:
+                    continue
+                if not checkpoint.get(key):
+                    raise ValueError(f"{path} holds no {key} state: it can be tested, but training cannot go on")
+                target.load_state_dict(checkpoint[key])
+            if self.scaler is not None and checkpoint.get("scaler"):
+                self.scaler.load_state_dict(checkpoint["scaler"])
+                self._scale = self.scaler.get_scale()
+            self.best_result = checkpoint.get("best_result", self.best_result)
+            if "rng" in checkpoint:
+                restore_rng_states(checkpoint["rng"])
+        print(f"Resuming from {directory} after epoch {epoch}")
+        return epoch
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load weights for testing.
+
+        Args:
+            directory: A run's folder.
+            epoch: Which epoch; None: the best model with TEST.FINAL_MODEL best_val, else the last epoch.
+
+        Raises:
+            ValueError: No directory given, another trainer, or tensors that do not fit.
+            FileNotFoundError: No such checkpoint; lists the epochs there are.
+        """
+        names = self.get_model_names()
+        if not names:
+            print(f"{type(self).__name__} has nothing to load")
+            return
+        if not directory:
+            raise ValueError("no folder to load the model from: give --model-dir, a run's output folder")
+        epochs = self._epochs(directory)
+        if epoch is None and self.cfg.TEST.FINAL_MODEL == "best_val":
+            file = BEST_MODEL
+        else:
+            newest = epochs[-1] if epochs else "<epoch>"
+            file = f"model.pth.tar-{newest if epoch is None else epoch}"
+        for name in names:
+            path = os.path.join(directory, name, file)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}")
+            checkpoint = load_checkpoint(path)
+            self._load_weights(name, path, checkpoint)
+            self.loaded_meta = checkpoint.get("meta", {})
+            self.epoch = checkpoint["epoch"]
+            print(f"Loaded {path} (epoch {checkpoint['epoch']})")
+
+    def _load_weights(self, name: str, path: str, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" not in checkpoint:
+            raise ValueError(f"{path} holds no state_dict; it holds {', '.join(map(str, checkpoint)) or 'nothing'}")
+        try:
+            self.check_checkpoint(checkpoint.get("meta", {}))
+            given = self.convert_state_dict(name, checkpoint["state_dict"])
+            own = self._models[name].state_dict()
+            problems = [f"missing {key}" for key in own if key not in given and not key.endswith(CLASS_BUFFERS)]
+            problems += [f"unexpected {key}" for key in given if key not in own]
+            problems += [
+                f"{key} has shape {list(given[key].shape)}, not {list(own[key].shape)}"
+                for key in own
+                if key in given and own[key].shape != given[key].shape
+            ]
+            if problems:
+                raise ValueError(f"its tensors do not fit {name}: {'; '.join(problems)}")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self._models[name].load_state_dict({**own, **given})

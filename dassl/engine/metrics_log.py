@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dassl.utils import write_text
 
+_ABOUT = ("split", "epoch", "step", "batch")  # what a record says of its figures
+
 
 class MetricsLog:
     """Writer of both files.
+
+    Where a run goes on, metrics.jsonl keeps the records before `start_step`; lines that are no records (the one being
+    written at a kill, or an editor's) are dropped and counted in a line. TensorBoard files that a crash cut off are
+    removed, and their scalars written anew from metrics.jsonl.
 
     Args:
         folder: The run's folder; metrics.jsonl lies there.
@@ -24,19 +31,33 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         path = Path(folder, "metrics.jsonl")
-        if path.is_file() and start_step is not None:
-            kept = [line + "\n" for line in path.read_text().splitlines() if _belongs(line, start_step)]
-            write_text("".join(kept), path)
+        cut: list[Path] = []
+        kept: list[dict[str, Any]] = []
+        if start_step is not None:
+            kept = [record for record in _read(path) if record["step"] < start_step]
+            if path.is_file():
+                write_text("".join(json.dumps(record) + "\n" for record in kept), path)
+            cut = [file for file in sorted(Path(board_dir).glob("events.out.tfevents.*")) if not _is_whole(file)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115  lives as long as the run
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
+        for file in cut:
+            print(
+                f"{file} was cut off: removed, its figures are written anew from metrics.jsonl, its pictures are lost"
+            )
+            file.unlink()
         self.board: Any = SummaryWriter(board_dir, purge_step=start_step)
+        for record in kept if cut else []:
+            self._add_to_board(record)
 
     def add(self, split: str, epoch: int, step: int, values: Mapping[str, float], **extra: int) -> None:
         """Figures of one training step, or of one evaluation after `epoch` epochs."""
         record = {"split": split, "epoch": epoch, "step": step, **extra, **values}
         self._file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"{split}/{name}", value, step)
+        self._add_to_board(record)
+
+    def _add_to_board(self, record: Mapping[str, Any]) -> None:
+        for name in (name for name in record if name not in _ABOUT):
+            self.board.add_scalar(f"{record['split']}/{name}", record[name], record["step"])
 
     def flush(self) -> None:
         """Bring everything to the disk, so that it is not lost if the process is killed."""
@@ -49,9 +70,30 @@ class MetricsLog:
         self.board.close()
 
 
-def _belongs(line: str, start_step: int) -> bool:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:  # the line that was being written when the run was killed
-        return False
-    return bool(record["step"] < start_step)
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; says how many lines are none."""
+    if not path.is_file():
+        return []
+    records, odd = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int) or not isinstance(record["split"], str):
+                raise ValueError
+            records.append(record)
+        except (ValueError, TypeError, KeyError):
+            odd += 1
+    if odd:
+        print(f"{path}: {odd} line(s) that are no records are dropped")
+    return records
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a TensorBoard file ends where a record ends: length (8 bytes), its sum (4), the event, its sum (4)."""
+    size, at = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(8)
+            at += 16 + struct.unpack("<Q", head)[0] if len(head) == 8 else 8
+    return at == size

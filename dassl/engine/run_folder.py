@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from yacs.config import CfgNode
 
-from dassl.utils import collect_env_info, read_json, set_random_seed, setup_logger, write_json, write_text
-from dassl.utils.distributed import broadcast_object, init_distributed, is_main_process, shutdown_distributed
-from dassl.utils.tools import versions
+from dassl.utils import collect_env_info, read_json, set_random_seed, write_json, write_text
+from dassl.utils.distributed import barrier, broadcast_object, init_distributed, is_main_process, shutdown_distributed
+from dassl.utils.logger import Tee
+from dassl.utils.tools import remove_stale_files, versions
 
-from .checkpoint import OtherConfigError
-
-_RECORDS = ("config.yaml", "env.json", "failed.json", "done")
+from .checkpoint import OtherConfigError, check_same_config
 
 
 def git_commit() -> str:
@@ -46,7 +49,11 @@ def settle_seed(cfg: CfgNode) -> None:
     if cfg.SEED >= 0:
         return
     begun = Path(cfg.RESUME or cfg.OUTPUT_DIR, "env.json")
-    seed = read_json(begun)["seed"] if begun.is_file() else secrets.randbelow(2**31)
+    seed = read_json(begun) if begun.is_file() else secrets.randbelow(2**31)
+    if isinstance(seed, dict):
+        seed = seed.get("seed")
+    if not isinstance(seed, int):
+        raise ValueError(f"{begun} holds no seed, so the run there cannot go on with SEED {cfg.SEED}; give its SEED")
     frozen = cfg.is_frozen()
     cfg.defrost()
     cfg.SEED = broadcast_object(seed)
@@ -55,85 +62,169 @@ def settle_seed(cfg: CfgNode) -> None:
 
 
 class Run:
-    """A run in progress.
+    """A run in progress. Until `begin`, nothing is written; a folder that holds a finished run keeps it.
 
     Args:
         cfg: Its config.
         config_name: Stem of the method's config file, for tables.
+        argv: Command line, for the record.
     """
 
-    def __init__(self, cfg: CfgNode, config_name: str) -> None:
+    def __init__(self, cfg: CfgNode, config_name: str = "", argv: Sequence[str] = ()) -> None:
         self.cfg, self.config_name = cfg, config_name
         self.dir = Path(cfg.OUTPUT_DIR)
+        self.finished = (self.dir / "done").is_file()  # by an earlier process
+        self.begun = False
+        self.tee: Tee | None = None
+        self.env = {
+            "command": shlex.join(["python", "train.py", *argv]),
+            "seed": cfg.SEED,
+            "commit": git_commit(),
+            "versions": versions(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "cpu_count": os.cpu_count(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
 
-    def write_config(self) -> None:
-        """Keep the config as resolved so far."""
+    def begin(self, kind: str = "train", weights: str = "") -> None:
+        """Make the folder this run's, after a look at what lies there; the trainer is built by now.
+
+        Args:
+            kind: `train`, or `test` for an evaluation of weights from elsewhere, or of a method that learns nothing.
+            weights: For tests, where the weights come from.
+
+        Raises:
+            OtherConfigError: A run of another kind or config lies there; it stays as it is.
+        """
+        self.env |= {"kind": kind, "weights": os.path.abspath(weights) if weights else ""}
+        self._check_earlier(kind)
+        self.begun = True
         if is_main_process():
-            write_text(self.cfg.dump(), self.dir / "config.yaml")
+            remove_stale_files(self.dir)
+            if not self.finished:  # a finished run keeps its records until the new ones are complete
+                (self.dir / "failed.json").unlink(missing_ok=True)
+                self._write_records()
+            self._open_log()
+        barrier()
+
+    def _check_earlier(self, kind: str) -> None:
+        earlier = "train" if any(self.dir.glob("*/model.pth.tar-*")) else ""
+        if self.finished and not earlier:
+            earlier = "test"
+        state = "finished" if self.finished else "unfinished"
+        if earlier and kind != earlier:
+            words = {"train": "training", "test": "test"}
+            raise OtherConfigError(
+                f"{self.dir} holds a {state} {words[earlier]}, and this is a {words[kind]}; use another --output-dir"
+            )
+        if not self.finished:
+            return  # a training that goes on is compared with its checkpoint
+        config = self.dir / "config.yaml"
+        if config.is_file() and earlier == "test":
+            try:
+                saved = yaml.safe_load(config.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ValueError(f"{config} of the finished run there cannot be read: {error}") from error
+            check_same_config(saved, self.cfg, str(self.dir))
+        before = read_json(self.dir / "env.json") if (self.dir / "env.json").is_file() else {}
+        tested = before.get("weights", self.env["weights"]) if isinstance(before, dict) else self.env["weights"]
+        if tested != self.env["weights"]:
+            raise OtherConfigError(
+                f"{self.dir} holds the finished test of {tested or 'no weights'}, and this is one of "
+                f"{self.env['weights'] or 'no weights'}; use another --output-dir"
+            )
+
+    def _open_log(self) -> None:
+        if self.tee is not None:
+            self.tee.open(str(self.dir / "log.txt"))
+            self.tee.write_file(f"{self.env['command']}\n{self.cfg}\n")
+
+    def _write_records(self) -> None:
+        write_text(self.cfg.dump(), self.dir / "config.yaml")
+        write_json(self.env, self.dir / "env.json")
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write results.json, then `done`: whoever sees `done` sees everything."""
         if is_main_process():
-            self.write_config()
+            self._write_records()
             write_json({"schema": 1, "config": self.config_name, **record}, self.dir / "results.json")
             write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"), self.dir / "done")
             print(f"Results are in {self.dir / 'results.json'}")
 
+    def fail(self, error: BaseException) -> None:
+        """Keep an error's traceback in the log, and the error in failed.json unless the folder is another run's."""
+        if not self.begun:
+            self._open_log()
+        if self.tee is not None:
+            self.tee.write_file("".join(traceback.format_exception(error)))
+        if self.finished or isinstance(error, OtherConfigError):
+            return
+        if not (self.dir / "config.yaml").exists():
+            self._write_records()
+        failure = {"error": f"{type(error).__name__}: {error}", "when": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_json(failure, self.dir / "failed.json")
+
 
 @contextmanager
 def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterator[Run]:
-    """Seed everything, open the run's folder and log; an error is kept in failed.json.
+    """Seed everything and collect what is printed for the log; an error is kept in failed.json.
+
+    The block builds its trainer, calls `Run.begin`, trains or tests, and calls `Run.finish`.
 
     Args:
         cfg: The config; a SEED below 0 is replaced by a drawn one.
         argv: Command line, for the record.
         config_name: Stem of the method's config file.
+
+    Raises:
+        OSError: In place of what PyTorch raises, when a disk or the workers' shared memory is full.
     """
     init_distributed(cfg.USE_CUDA)
     settle_seed(cfg)
     set_random_seed(cfg.SEED)
-    this = Run(cfg, config_name)
-    before = {path: path.read_bytes() if path.is_file() else None for path in map(this.dir.joinpath, _RECORDS)}
+    this = Run(cfg, config_name, argv)
     main, stdout = is_main_process(), sys.stdout
-    tee = setup_logger(cfg.OUTPUT_DIR) if main else None
+    if main:
+        this.tee = Tee()
+        print(f"Run folder: {this.dir}\nSeed: {cfg.SEED}\n{collect_env_info()}")
+    else:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  one process speaks
     try:
-        if main:
-            for name in ("done", "failed.json"):
-                (this.dir / name).unlink(missing_ok=True)
-            this.write_config()
-            env = {
-                "command": shlex.join(["python", "train.py", *argv]),
-                "seed": cfg.SEED,
-                "commit": git_commit(),
-                "versions": versions(),
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-                "cpu_count": os.cpu_count(),
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            }
-            write_json(env, this.dir / "env.json")
-            print(f"Run folder: {this.dir}\nSeed: {cfg.SEED}\n{collect_env_info()}")
-            assert tee is not None
-            tee.write_file(f"{env['command']}\n{cfg}\n")
-        else:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  one process speaks
         yield this
     except BaseException as error:
+        told = _about_space(error, this)
         if main:
-            text = "".join(traceback.format_exception(error))
-            if tee is not None:
-                tee.write_file(text)
-            if isinstance(error, OtherConfigError):  # the run that lies here is not this one: leave its records
-                for path, content in before.items():
-                    path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
-                raise
-            failure = {
-                "error": f"{type(error).__name__}: {error}",
-                "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            }
-            write_json(failure, this.dir / "failed.json")
+            try:
+                this.fail(told or error)
+            except OSError as second:  # as on a full disk
+                print(f"failed.json could not be written: {second}", file=sys.stderr)
+        if told is not None:
+            raise told from error
         raise
     finally:
-        if tee is not None:
-            tee.close()
+        if this.tee is not None:
+            this.tee.close()
         sys.stdout = stdout
         shutdown_distributed()
+
+
+def _about_space(error: BaseException, this: Run) -> OSError | None:
+    """What to say in place of an error that comes of a full disk or full shared memory; None for another error."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and re.search("shared memory|Bus error|/torch_|/dev/shm", text):
+        free = shutil.disk_usage("/dev/shm").free / 1e6 if os.path.isdir("/dev/shm") else 0
+        return OSError(
+            errno.ENOSPC,
+            f"the loader's workers ran out of shared memory (/dev/shm, {free:,.0f} MB free): set "
+            f"DATALOADER.NUM_WORKERS {this.cfg.DATALOADER.NUM_WORKERS} to fewer (0 needs none), or give it more "
+            "(docker run --shm-size 8g)",
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        folder = next(path for path in (this.dir.absolute(), *this.dir.absolute().parents) if path.exists())
+        free = shutil.disk_usage(folder).free / 1e6
+        return OSError(
+            errno.ENOSPC,
+            f"no space left on the disk ({free:,.1f} MB free in {folder}): {error.filename or text}. What was saved "
+            "before stays; with more room, the same command goes on",
+        )
+    return None

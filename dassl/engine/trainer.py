@@ -1,12 +1,14 @@
-"""Trainers on a data set: data, model and evaluator from a config, the epoch loop, the logs, and the test."""
+"""Trainers: the loop over epochs with its hooks, and on a data set the epoch, the logs and the test."""
 
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import shutil
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,113 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.evaluation import Classification, build_evaluator
-from dassl.utils import (
-    AverageMeter,
-    MetricMeter,
-    write_json,
-)
-from dassl.utils.distributed import barrier, broadcast_module, is_main_process
+from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
+from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
 
-from .base import BEST_MODEL, TrainerBase
-from .checkpoint import plain_config
+from .checkpoint import BEST_MODEL, Checkpoints, data_digest, plain_config
+from .metrics_log import MetricsLog
+
+
+class TrainerBase(Checkpoints):
+    """Models by name, their optimisation, checkpoints, and the generic loop over epochs."""
+
+    output_dir = "./output"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer: MetricsLog | None = None
+        self._eval_step = 0
+        self.start_epoch = self.max_epoch = self.num_batches = 0
+
+    # Logs --------------------------------------------------------------------------------------------------------
+
+    def init_writer(self, log_dir: str, start_step: int | None = None) -> None:
+        """Open TensorBoard and metrics.jsonl; figures from `start_step` on are dropped (a run that goes on)."""
+        if self._writer is None and is_main_process():
+            self._writer = MetricsLog(self.output_dir, log_dir, start_step)
+
+    def flush_writer(self) -> None:
+        """Bring all figures to the disk."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close_writer(self) -> None:
+        """Close them."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """A figure for TensorBoard; nothing without a writer."""
+        if self._writer is not None:
+            self._writer.board.add_scalar(tag, scalar_value, global_step)
+
+    def write_image(self, tag: str, image: torch.Tensor, global_step: int | None = None) -> None:
+        """An image [3, H, W] in [0, 1] for TensorBoard; nothing without a writer."""
+        if self._writer is not None:
+            self._writer.board.add_image(tag, image, global_step)
+
+    # The loop ----------------------------------------------------------------------------------------------------
+
+    def train(self, start_epoch: int, max_epoch: int) -> None:
+        """Generic training: epochs start_epoch..max_epoch-1 between the hooks."""
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
+        self.before_train()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self._set_epoch()
+            self.before_epoch()
+            self._lr_updated = False
+            self.run_epoch()
+            if not self._lr_updated:  # some trainers step at the last batch themselves
+                self.update_lr()
+            self.after_epoch()
+        self.after_train()
+
+    def _set_epoch(self) -> None:
+        """Give the loaders this epoch's order and augmentations."""
+        for loader in (getattr(self, "train_loader_x", None), getattr(self, "train_loader_u", None)):
+            for part in ("sampler", "dataset"):
+                set_epoch = getattr(getattr(loader, part, None), "set_epoch", None)
+                if set_epoch is not None:
+                    set_epoch(self.epoch)
+
+    def before_train(self) -> None:
+        """Hook."""
+
+    def after_train(self) -> None:
+        """Hook."""
+
+    def before_epoch(self) -> None:
+        """Hook."""
+
+    def after_epoch(self) -> None:
+        """Hook."""
+
+    def run_epoch(self) -> None:
+        """Train on all batches once."""
+        raise NotImplementedError
+
+    def test(self, split: str | None = None) -> float:
+        """Evaluate."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: Any) -> Any:
+        """Batch -> what forward_backward needs."""
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch: Any) -> Any:
+        """Batch -> input and labels."""
+        raise NotImplementedError
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """One optimisation step; returns figures to log, "loss" among them."""
+        raise NotImplementedError
+
+    def model_inference(self, input: Any) -> torch.Tensor:
+        """Input -> logits."""
+        raise NotImplementedError
 
 
 class SimpleTrainer(TrainerBase):
@@ -54,7 +153,6 @@ class SimpleTrainer(TrainerBase):
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.results: dict[str, float] = {}
-        self.loaded_meta: dict[str, Any] | None = None
         self._trained = False
         self.train_time_sec = 0.0
         self.build_backbone()
@@ -91,14 +189,20 @@ class SimpleTrainer(TrainerBase):
         """Build and register the model; every trainer has its own."""
         raise NotImplementedError(f"{type(self).__name__} must implement build_model")
 
+    @cached_property
+    def data_digest(self) -> str:
+        """Digest of the lists of training, validation and test images."""
+        return data_digest(self.dm.dataset)
+
     def checkpoint_meta(self) -> dict[str, Any]:
-        """Trainer, backbone, class names and config."""
+        """Trainer, backbone, class names, config and a digest of the data."""
         return {
             **super().checkpoint_meta(),
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "pretrained": self.cfg.MODEL.BACKBONE.PRETRAINED,
             "classnames": [self.lab2cname[label] for label in sorted(self.lab2cname)],
             "config": plain_config(self.cfg),
+            "data": self.data_digest,
         }
 
     def train(self) -> None:  # type: ignore[override]
@@ -115,6 +219,7 @@ class SimpleTrainer(TrainerBase):
             if self.cfg.RESUME:
                 self._copy_best_models(self.cfg.RESUME)
             self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
+            self._name_checkpoint(self.start_epoch)
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
@@ -159,6 +264,13 @@ class SimpleTrainer(TrainerBase):
             for name in self.get_model_names():
                 Path(self.output_dir, name, f"model.pth.tar-{epochs_done}").unlink(missing_ok=True)
 
+    def _name_checkpoint(self, epochs_done: int) -> None:
+        """Let the files `checkpoint` name the newest one, in case the run was killed between the two."""
+        for name in self.get_model_names():
+            newest = Path(self.output_dir, name, f"model.pth.tar-{epochs_done}")
+            if newest.is_file():
+                write_text(f"{newest.name}\n", newest.with_name("checkpoint"))
+
     def _copy_best_models(self, directory: str) -> None:
         for name in self.get_model_names():
             best, own = Path(directory, name, BEST_MODEL), Path(self.output_dir, name, BEST_MODEL)
@@ -184,7 +296,7 @@ class SimpleTrainer(TrainerBase):
             self.batch = batch
             data_time.update(time.time() - end)
             lr = self.get_current_lr()
-            summary = self.forward_backward(batch) or {}
+            summary = self._figures(self.forward_backward(batch) or {})
             batch_time.update(time.time() - end)
             losses.update(summary)
             step = self.epoch * self.num_batches + self.batch_idx
@@ -207,6 +319,21 @@ class SimpleTrainer(TrainerBase):
                     print(line)
             end = time.time()
         bar.close()
+
+    def _figures(self, summary: dict[str, Any]) -> dict[str, float]:
+        """A step's figures as numbers, their mean over the processes; one transfer, however many they are.
+
+        Raises:
+            FloatingPointError: One of them is not finite.
+        """
+        if not summary:
+            return {}
+        scalars = [torch.as_tensor(value, dtype=torch.float64).mean() for value in summary.values()]
+        values = mean_over_processes(torch.stack([scalar.to(self.device) for scalar in scalars])).tolist()
+        figures = dict(zip(summary, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            self.stop_not_finite(figures)
+        return figures
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:

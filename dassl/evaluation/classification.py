@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from dassl.utils import Registry, mkdir_if_missing
+from dassl.utils import Registry
 from dassl.utils.distributed import gather_lists, is_main_process
+from dassl.utils.tools import open_atomically
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
@@ -112,8 +113,8 @@ class Classification(EvaluatorBase):
             results["perclass_accuracy"] = recall[present].mean().item()
             print(f"* average: {results['perclass_accuracy']:.1f}%")
         if self.cfg.TEST.COMPUTE_CMAT and is_main_process():
-            mkdir_if_missing(self.cfg.OUTPUT_DIR)
             path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-            torch.save(cmat.double() / support.clamp(min=1).unsqueeze(1), path)
+            with open_atomically(path, "wb") as file:
+                torch.save(cmat.double() / support.clamp(min=1).unsqueeze(1), file)
             print(f"Confusion matrix (rows: truth, as shares) saved to {path}")
         return results

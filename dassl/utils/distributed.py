@@ -42,20 +42,6 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(x) for _ in range(get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
-        dist.all_reduce(grad)
-        return grad.chunk(get_world_size())[get_rank()]
-
-
 def all_gather_with_grad(x: torch.Tensor) -> torch.Tensor:
     """Rows of all processes, in rank order; gradients flow back to the process that owns a row.
 
@@ -67,8 +53,9 @@ def all_gather_with_grad(x: torch.Tensor) -> torch.Tensor:
     """
     if get_world_size() == 1:
         return x
-    gathered: torch.Tensor = _Gather.apply(x)
-    return gathered
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
 
 
 def broadcast_object(item: Any) -> Any:
@@ -93,6 +80,14 @@ def gather_lists(items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * get_world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Element-wise mean over the processes, each with a tensor of the same shape."""
+    if get_world_size() > 1:
+        dist.all_reduce(values)
+        values /= get_world_size()
+    return values
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

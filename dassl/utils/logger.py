@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
@@ -11,14 +12,22 @@ class Tee:
     """A stdout that writes to a log file as well; `close` gives the old stdout back.
 
     Args:
-        path: The log file; appended to.
+        path: The log file, appended to; without one, the text is kept until `open` names it.
     """
 
-    def __init__(self, path: str) -> None:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    def __init__(self, path: str = "") -> None:
         self.console: TextIO = sys.stdout
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115  lives as long as the run; a kill loses no line
+        self.file: TextIO = io.StringIO()
+        if path:
+            self.open(path)
         sys.stdout = self
+
+    def open(self, path: str) -> None:
+        """Write what was kept, and all from now on, to a file."""
+        kept = self.file.getvalue() if isinstance(self.file, io.StringIO) else ""
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
+        self.file.write(kept)
 
     def write(self, text: str) -> int:
         """Write to both."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -70,13 +72,25 @@ def open_atomically(fpath: str | os.PathLike[str], mode: str) -> Iterator[IO[Any
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(tmp, mode) as file:
+        with open(tmp, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(tmp, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(error.errno, "no space left on the disk", str(path)) from error
+        raise
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def remove_stale_files(folder: str | os.PathLike[str]) -> None:
+    """Remove what writes that were killed have left in a folder: unfinished files of processes that are gone."""
+    for path in Path(folder).rglob(".*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def write_text(text: str, fpath: str | os.PathLike[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import zipfile
@@ -42,8 +43,10 @@ def save_checkpoint(
             "state_dict": {k.removeprefix("module."): v for k, v in state["state_dict"].items()},
         }
     path = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    content = io.BytesIO()  # torch's own writer hides a full disk behind "unexpected pos"
+    torch.save(state, content)
     with open_atomically(path, "wb") as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
     if not model_name:
         write_text(os.path.basename(path) + "\n", os.path.join(save_dir, "checkpoint"))
     if is_best:

@@ -158,7 +158,8 @@ def run_toy(cfg: CfgNode) -> Any:
     skip_seconds()
     with run(cfg, ["--toy"], config_name="toy") as this_run:
         trainer = build_trainer(cfg)
-        this_run.write_config()
+        trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
+        this_run.begin()
         trainer.train()
         this_run.finish(trainer.result_record())
     return trainer
@@ -170,6 +171,7 @@ def test_toy(cfg: CfgNode, model_dir: Path | str, epoch: int | None = None) -> A
     with run(cfg, ["--toy"], config_name="toy") as this_run:
         trainer = build_trainer(cfg)
         trainer.load_model(str(model_dir), epoch=epoch)
+        this_run.begin("test", str(model_dir))
         trainer.test()
         this_run.finish(trainer.result_record())
     return trainer

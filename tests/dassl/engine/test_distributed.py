@@ -21,6 +21,7 @@ MakeCfg = Callable[..., Any]
 def train_and_keep_weights(cfg: Any) -> None:
     with run(cfg) as this_run:
         trainer = build_trainer(cfg)
+        this_run.begin()
         trainer.train()
         assert get_world_size() == 2
         seen = [path for path in trainer.seen_in_test]
@@ -105,10 +106,10 @@ def test_processes_share_out_the_training_images_of_an_epoch(make_cfg: MakeCfg, 
         with run(cfg):
             loader = build_trainer(cfg).train_loader_x
             order = [index for batch in loader for index in batch["index"].tolist()]
-            Path(cfg.OUTPUT_DIR, f"order{get_rank()}.json").write_text(json.dumps(order))
+            Path(tmp_path, f"order{get_rank()}.json").write_text(json.dumps(order))
 
     toy.in_two_processes(keep_order)
-    orders = [json.loads((tmp_path / "run" / f"order{rank}.json").read_text()) for rank in range(2)]
+    orders = [json.loads((tmp_path / f"order{rank}.json").read_text()) for rank in range(2)]
     assert [len(order) for order in orders] == [6, 6]  # 15 images: 7 each, in whole batches of 2
     assert len(set(orders[0] + orders[1])) == 12
 

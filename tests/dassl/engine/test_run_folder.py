@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dassl.engine import Run, TrainerBase, build_trainer, run
+import dassl.engine.checkpoint
+from dassl.engine import Run, build_trainer, run
 from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
 
@@ -135,8 +136,8 @@ def test_done_is_written_last(make_cfg: MakeCfg, tmp_path: Path, monkeypatch: py
 
 def test_error_leaves_failed_json_and_the_traceback_in_the_log_and_no_done(make_cfg: MakeCfg, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    toy.run_toy(make_cfg())
-    with pytest.raises(RuntimeError, match="told to fail"), run(make_cfg()):
+    with pytest.raises(RuntimeError, match="told to fail"), run(make_cfg()) as this_run:
+        this_run.begin()
         raise RuntimeError("told to fail")
     failure = json.loads((folder / "failed.json").read_text())
     assert failure["error"] == "RuntimeError: told to fail"
@@ -198,7 +199,7 @@ def test_figures_are_on_disk_before_the_checkpoint_that_a_run_goes_on_from(
     order: list[str] = []
     monkeypatch.setattr(MetricsLog, "add", lambda *args, **kwargs: order.append("add"))
     monkeypatch.setattr(MetricsLog, "flush", lambda self: order.append("flush"))
-    monkeypatch.setattr(sys.modules[TrainerBase.__module__], "save_checkpoint", lambda *_, **__: order.append("save"))
+    monkeypatch.setattr(dassl.engine.checkpoint, "save_checkpoint", lambda *_, **__: order.append("save"))
     build_trainer(make_cfg()).train()
     assert order == [*["add", "add", "add", "flush", "save"] * toy.EPOCHS, "add", "flush"]
 
@@ -220,3 +221,171 @@ def test_finish_records_the_name_of_the_config_file(make_cfg: MakeCfg, tmp_path:
         "config": "vit_b16",
         "anything": 1,
     }
+
+
+FAILING_STARTS = {
+    "a data folder that is not there": ("DATASET.ROOT", "/gone"),
+    "a trainer that is not there": ("TRAINER.NAME", "Nobody"),
+    "another seed": ("SEED", "2"),
+    "more epochs": ("OPTIM.MAX_EPOCH", "9"),
+    "another model": ("TRAINER.TOY.WIDTH", "5"),
+    "a value that is refused": ("TEST.FINAL_MODEL", "best_test"),
+}
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "log.txt"}
+
+
+@pytest.mark.parametrize("change", FAILING_STARTS.values(), ids=FAILING_STARTS)
+def test_a_start_that_fails_changes_nothing_of_a_finished_run(
+    change: tuple[str, str], make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    toy.run_toy(make_cfg())
+    folder = tmp_path / "run"
+    before, log = files_of(folder), (folder / "log.txt").read_text()
+    with pytest.raises((ValueError, OSError)):
+        toy.run_toy(make_cfg(*change))
+    assert files_of(folder) == before
+    assert (folder / "log.txt").read_text().startswith(log)
+
+
+def test_a_test_does_not_take_the_folder_of_a_training_nor_the_other_way_round(
+    make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    toy.run_toy(make_cfg())
+    before = files_of(tmp_path / "run")
+    with pytest.raises(ValueError, match="run holds a finished training, and this is a test; use another --output-dir"):
+        toy.test_toy(make_cfg(), tmp_path / "run")
+    assert files_of(tmp_path / "run") == before
+    own = make_cfg("OUTPUT_DIR", str(tmp_path / "test"))
+    toy.test_toy(own, tmp_path / "run")
+    tested = files_of(tmp_path / "test")
+    with pytest.raises(ValueError, match="test holds a finished test, and this is a training"):
+        toy.run_toy(own)
+    with pytest.raises(ValueError, match="OPTIM.LR .* in the checkpoint"):
+        toy.test_toy(make_cfg("OUTPUT_DIR", str(tmp_path / "test"), "OPTIM.LR", "0.7"), tmp_path / "run")
+    other = make_cfg("OUTPUT_DIR", str(tmp_path / "other"), "SEED", "2")
+    toy.run_toy(other)
+    with pytest.raises(ValueError, match="holds the finished test of .*run, and this is one of .*other"):
+        toy.test_toy(own, tmp_path / "other")
+    assert files_of(tmp_path / "test") == tested
+    toy.test_toy(own, tmp_path / "run")  # the same test again
+    assert (tmp_path / "test" / "done").exists()
+
+
+def test_a_test_does_not_take_the_folder_of_an_unfinished_training(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    toy.run_toy(make_cfg())
+    (tmp_path / "run" / "done").unlink()
+    with pytest.raises(ValueError, match="holds an? unfinished training, and this is a test"):
+        toy.test_toy(make_cfg(), tmp_path / "run")
+
+
+def test_a_finished_run_started_again_keeps_its_records_until_the_new_ones_are_complete(
+    make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run_toy(make_cfg())
+    folder = tmp_path / "run"
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "done", "config.yaml", "env.json")}
+    monkeypatch.setattr(toy.ToyTrainer, "test", lambda self, split=None: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        toy.run_toy(make_cfg("TRAIN.PRINT_FREQ", "3"))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert not (folder / "failed.json").exists()
+    monkeypatch.undo()
+    toy.run_toy(make_cfg("TRAIN.PRINT_FREQ", "3"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["TRAIN"]["PRINT_FREQ"] == 3
+
+
+def test_a_failed_first_start_is_told_and_the_next_one_takes_the_folder(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(FileNotFoundError):
+        toy.run_toy(make_cfg("DATASET.ROOT", "/gone"))
+    assert "gone" in json.loads((folder / "failed.json").read_text())["error"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["DATASET"]["ROOT"] == "/gone"
+    toy.run_toy(make_cfg("OPTIM.LR", "0.3"))
+    assert not (folder / "failed.json").exists() and (folder / "done").exists()
+
+
+@pytest.mark.parametrize("line", ["5", "{}", "[1]", '{"step": "x", "split": "train"}', "\xff\xfe", "null", '{"step'])
+def test_lines_of_metrics_that_are_no_records_are_dropped_and_counted(
+    line: str, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run_toy(make_cfg())
+    path = tmp_path / "run" / "metrics.jsonl"
+    before = toy.read_metrics(tmp_path / "run")
+    path.write_bytes(path.read_bytes() + line.encode("latin-1") + b"\n")
+    toy.run_toy(make_cfg())
+    assert "metrics.jsonl: 1 line(s) that are no records are dropped" in capsys.readouterr().out
+    assert [record["step"] for record in toy.read_metrics(tmp_path / "run")] == [record["step"] for record in before]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", b"\xff\xfe\x00x: ["), ("env.json", b'{"command'), ("env.json", b"\x80\x81"), ("env.json", b"7")],
+)
+def test_odd_records_of_a_finished_test_are_named_or_harmless(
+    name: str, content: bytes, make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    toy.run_toy(make_cfg())
+    own = make_cfg("OUTPUT_DIR", str(tmp_path / "test"))
+    toy.test_toy(own, tmp_path / "run")
+    (tmp_path / "test" / name).write_bytes(content)
+    if content == b"7":
+        toy.test_toy(own, tmp_path / "run")
+        return
+    with pytest.raises(ValueError, match=name):
+        toy.test_toy(own, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "log.txt", "tensorboard"])
+def test_a_folder_or_file_where_the_other_belongs_is_named(name: str, make_cfg: MakeCfg, tmp_path: Path) -> None:
+    path = tmp_path / "run" / name
+    if name == "tensorboard":
+        path.parent.mkdir()
+        path.write_text("a file")
+    else:
+        path.mkdir(parents=True)
+    with pytest.raises(OSError, match=name):
+        toy.run_toy(make_cfg())
+
+
+def test_unfinished_files_of_dead_processes_are_removed(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    pid = toy.in_child(lambda: None)
+    toy.wait_for(pid)
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    dead, alive = folder / f".model.pth.tar-1.{pid}.tmp", folder / f".model.pth.tar-1.{os.getppid()}.tmp"
+    dead.touch()
+    alive.touch()
+    toy.run_toy(make_cfg())
+    assert not dead.exists() and alive.exists()
+
+
+def test_a_cut_tensorboard_file_is_written_anew_from_the_metrics(
+    make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run_toy(make_cfg())
+    expected = toy.read_board(tmp_path / "run")
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events*")
+    events.write_bytes(events.read_bytes()[:200])
+    toy.run_toy(make_cfg())
+    assert "was cut off; its figures are written anew from metrics.jsonl" in capsys.readouterr().out
+    assert toy.read_board(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ..."), "shared memory.*NUM_WORKERS 0"),
+        (RuntimeError("unable to write to file </torch_7_8_9>: No space left on device (28)"), "shared memory"),
+        (OSError(28, "No space left on device"), "no space left on the disk .* MB free in .*the same command goes on"),
+    ],
+)
+def test_a_full_disk_and_full_shared_memory_are_told(
+    error: Exception, message: str, make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=message), run(make_cfg()) as this_run:
+        this_run.begin()
+        raise error
+    assert json.loads((tmp_path / "run" / "failed.json").read_text())["error"].startswith("OSError: [Errno 28]")
