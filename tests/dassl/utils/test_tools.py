@@ -25,7 +25,8 @@ from dassl.utils import (
     write_json,
     write_text,
 )
-from dassl.utils.tools import ImageReadError, versions
+from dassl.utils.images import ImageReadError
+from dassl.utils.tools import versions
 
 
 def draw() -> list[float]:
