@@ -48,7 +48,7 @@ def check_isfile(fpath: str) -> bool:
 
 
 def read_text(fpath: str | os.PathLike[str]) -> str:
-    """Read a text file of any system: UTF-8, 16 or 32, with or without a byte-order mark; lines end in "\\n".
+    """Read a text file of any system: UTF-8, 16 or 32, with or without a byte-order mark; lines end in a line feed.
 
     Raises:
         ValueError: Another encoding; names the file, the line and what to do.

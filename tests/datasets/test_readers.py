@@ -15,7 +15,7 @@ import pytest
 
 import datasets  # noqa: F401  registers the readers
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from datasets import common
+from datasets import splits
 
 SAMPLES = json.loads((Path(__file__).parent / "mat_samples.json").read_text())
 Row = tuple[str, int, str]  # path below the set's folder, label, class name
@@ -510,4 +510,4 @@ def test_data_set_files_written_for_coop(tmp_path, touch):
     write_classnames(tmp_path / "c.txt", {"n1": "x y"})
     assert ImageNet.read_classnames(str(tmp_path / "c.txt")) == {"n1": "x y"}
     assert isinstance(train[0], Datum)
-    assert common.read_split is OxfordPets.read_split
+    assert splits.read_split is OxfordPets.read_split
