@@ -37,7 +37,7 @@ class Look(NamedTuple):
     digest: bytes  # of the file
 
 
-def check(stem: str, root: str, workers: int, decode: bool = True) -> list[str]:
+def check(stem: str, root: str, workers: int, decode: bool = True) -> tuple[list[str], list[str]]:
     """Check one data set.
 
     Args:
@@ -47,25 +47,23 @@ def check(stem: str, root: str, workers: int, decode: bool = True) -> list[str]:
         decode: read every image.
 
     Returns:
-        What is wrong, in words; empty when all is well.
+        What is wrong, in words, and what is only worth knowing; both empty when all is well.
     """
     cls = reader_class(stem)
     folder = os.path.join(root, cls.dataset_dir).rstrip("/")
     print(f"{stem}: {folder}")
     if stem in RENDERED and not os.path.exists(folder):
         print("  layout   nothing to check: rendered at the first use")
-        return []
+        return [], []
     entry = read_table().get(stem, {"parts": []})
     problems = [f"missing: {os.path.join(folder, need)}{_consequence(need)}" for need in missing_parts(entry, folder)]
     try:
-        dataset, told = read_quietly(cls, root)
+        dataset, notes = read_quietly(cls, root)
     except (OSError, ValueError) as e:
-        return [*problems, str(e)]
+        return [*problems, str(e)], []
     if problems:
         problems.append(f"get it with: python -m datasets.prepare {stem} --root {root}")
     print("  layout   " + ("ok" if not problems else "see below"))
-    for line in told:
-        print("  note     " + line)
     found = counts(dataset, folder)
     numbers = ", ".join(f"{n:,} {what}" for what, n in found.items())
     official = cls.official
@@ -73,30 +71,31 @@ def check(stem: str, root: str, workers: int, decode: bool = True) -> list[str]:
     print(f"  numbers  {numbers}" + (": as published" if official and not wrong else ""))
     problems.extend(wrong)
     if decode:
-        problems.extend(_check_images(stem, dataset, workers))
-    return problems
+        wrong, odd = _check_images(stem, dataset, workers)
+        problems, notes = problems + wrong, notes + odd
+    return problems, notes
 
 
-def _check_images(stem: str, dataset: Any, workers: int) -> list[str]:
+def _check_images(stem: str, dataset: Any, workers: int) -> tuple[list[str], list[str]]:
     parts = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
     items = {d.impath: d for part in parts.values() for d in part or []}
     jobs = [(path, items[path].as_people_see) for path in sorted(items)]
     looks = sorted(look_at_all(jobs, workers, f"Reading {stem}"))
     broken = [look for look in looks if look.error]
     print(f"  images   {len(looks) - len(broken):,} of {len(looks):,} decode")
-    how = "seen as people see them" if dataset.as_people_see else "read as published, that is not set right"
-    for kind, n in Counter(kind for look in looks for kind in look.kinds).items():
-        example = next(look.path for look in looks if kind in look.kinds)
-        print(f"  pixels   {n:,} {kind}: {how} (docs/data.md), such as {example}")
     problems = [f"broken image: {look.path} ({look.error})" for look in broken[:SHOWN]]
     if len(broken) > SHOWN:
         problems.append(f"... and {len(broken) - SHOWN:,} more broken images")
-    if dataset.test_only:
-        return problems  # its train list is its test list
-    leaks, notes = repetitions(parts, {look.path: look.digest for look in looks if not look.error})
-    for note in notes if dataset.as_people_see else notes + leaks:  # published sets are what they are
-        print("  note     " + note)
-    return problems + (leaks if dataset.as_people_see else [])
+    how = "shown as people see them" if dataset.as_people_see else "left as the published numbers have them"
+    notes = []
+    for kind, n in Counter(kind for look in looks for kind in look.kinds).items():
+        example = next(look.path for look in looks if kind in look.kinds)
+        notes.append(f"{n:,} images {kind}, {how}, such as {example}")
+    if not dataset.test_only:  # else the train list is the test list
+        leaks, others = repetitions(parts, {look.path: look.digest for look in looks if not look.error})
+        notes.extend(others)
+        (problems if dataset.as_people_see else notes).extend(leaks)  # published sets are what they are
+    return problems, notes
 
 
 def repetitions(parts: dict[str, Any], digests: dict[str, bytes]) -> tuple[list[str], list[str]]:
@@ -206,14 +205,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as e:
         print(e, file=sys.stderr)
         return 2
-    failed = []
+    failed, noted = [], False
     for stem in stems:
-        problems = check(stem, root, max(1, args.workers), not args.no_decode)
-        for problem in problems:
-            print("  " + problem.replace("\n", "\n  "))
+        problems, notes = check(stem, root, max(1, args.workers), not args.no_decode)
+        for line in [f"note: {note}" for note in notes] + problems:
+            print("  " + line.replace("\n", "\n  "))
+        noted = noted or bool(notes)
         if problems:
             failed.append(stem)
-    print(f"Not ready: {', '.join(failed)}" if failed else "All is well.")
+    well = "Well, but for the notes above; docs/data.md explains them." if noted else "All is well."
+    print(f"Not ready: {', '.join(failed)}" if failed else well)
     return 1 if failed else 0
 
 

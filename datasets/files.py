@@ -70,7 +70,7 @@ def is_image(path: str) -> bool:
     try:
         with Image.open(path):
             return True
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # whatever Pillow's many readers stumble over
         return False
 
 
