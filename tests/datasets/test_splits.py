@@ -90,6 +90,57 @@ class TestSplits:
         with pytest.raises(ValueError, match=r"Unreadable split file .*split\.json.*train"):
             splits.read_split(str(tmp_path / "split.json"), str(tmp_path))
 
+    @pytest.mark.parametrize("label", [0.5, 1.0, True, "1", None, -1, [0]])
+    def test_labels_are_whole_numbers(self, tmp_path, touch, label):
+        touch(tmp_path, ["a/1.jpg", "a/2.jpg"])
+        rows = [["a/1.jpg", 0, "a"], ["a/2.jpg", label, "b"]]
+        (tmp_path / "s.json").write_text(json.dumps({"train": [], "val": rows, "test": []}))
+        with pytest.raises(ValueError, match=r"Unreadable split file .*s\.json .*entry 2 of \"val\" is .*a/2\.jpg"):
+            splits.read_split(str(tmp_path / "s.json"), str(tmp_path))
+
+    def lists(self, tmp_path, touch, **parts):
+        touch(tmp_path, [f"{c}/{i}.jpg" for c in "ab" for i in range(3)])
+        content = {part: [[f"{name[0]}/{name[1]}.jpg", "ab".index(name[0]), name[0]] for name in parts.get(part, [])]
+                   for part in ("train", "val", "test")}  # fmt: skip
+        (tmp_path / "s.json").write_text(json.dumps(content))
+        return splits.read_split(str(tmp_path / "s.json"), str(tmp_path))
+
+    def test_training_on_test_images(self, tmp_path, touch):
+        with pytest.raises(ValueError, match=r"s\.json has 2 images in train and in test, such as .*a/0\.jpg"):
+            self.lists(tmp_path, touch, train=["a0", "a1", "b0"], test=["a2", "b0", "a0"])
+
+    def test_repetitions_that_harm_less_are_told(self, tmp_path, touch, capsys):
+        self.lists(tmp_path, touch, train=["a0", "a0", "b0"], val=["a1", "b0"], test=["a1", "b1", "b1"])
+        told = [line.partition("s.json has ")[2] for line in capsys.readouterr().out.splitlines() if "Warning" in line]
+        assert told == [
+            f"1 images in train and in val, such as {tmp_path}/b/0.jpg",
+            f"1 images in val and in test, such as {tmp_path}/a/1.jpg",
+            f"1 images more than once in train, such as {tmp_path}/a/0.jpg",
+            f"1 images more than once in test, such as {tmp_path}/b/1.jpg",
+        ]
+
+    def test_two_labels_of_an_image(self, tmp_path, touch):
+        touch(tmp_path, ["a/0.jpg"])
+        rows = {"train": [["a/0.jpg", 0, "a"]], "val": [["a/0.jpg", 1, "b"]], "test": []}
+        (tmp_path / "s.json").write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match=r"gives .*a/0\.jpg two labels: 0 and 1"):
+            splits.read_split(str(tmp_path / "s.json"), str(tmp_path))
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    def test_written_on_another_system(self, tmp_path, touch, encoding):
+        """Back-slashes, byte-order marks, Windows' line ends, and names in the other form of Unicode."""
+        images = touch(tmp_path / "im", ["a/1.jpg", "cafe\u0301/2.jpg", "caf\u00e9s/cre\u0300me.jpg"])
+        rows = {
+            "train": [["a\\1.jpg", 0, "a"], ["caf\u00e9\\2.jpg", 1, "cafe\u0301"]],
+            "val": [],
+            "test": [["cafe\u0301s/cr\u00e8me.jpg", 0, "a"]],
+        }
+        text = json.dumps(rows, indent=1, ensure_ascii=False).replace("\n", "\r\n")
+        (tmp_path / "s.json").write_bytes(text.encode(encoding))
+        train, _, test = splits.read_split(str(tmp_path / "s.json"), str(tmp_path / "im"))
+        assert paths(train + test) == images
+        assert train[1].classname == "caf\u00e9"
+
     def test_names_files_that_are_gone(self, tmp_path, touch):
         touch(tmp_path, ["a/1.jpg"])
         rows = [["a/1.jpg", 0, "a"], ["a/2.jpg", 0, "a"], ["b/1.jpg", 1, "b"]]
