@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from dassl.data.datasets import DatasetBase, Datum
 
-from .domains import pick_domains
+from .domains import choose_domains, join_domains
 from .few_shot import few_shot_lists, subsample_classes
 from .files import data_root, require
-from .splits import Lists, chosen_split, load_or_make_split, read_and_split_data, read_split, replaced
+from .splits import Lists, MaybeVal, chosen_split, load_or_make_split, read_and_split_data, read_split, replaced
 
 
 class Reader(DatasetBase):
@@ -45,12 +45,12 @@ class Reader(DatasetBase):
         train, val, test = (self._decoded(items) for items in lists)
         super().__init__(train_x=train, val=val, test=test)
 
-    def lists(self, cfg: Any) -> tuple[Sequence[Datum], Sequence[Datum] | None, Sequence[Datum]]:
+    def lists(self, cfg: Any) -> MaybeVal:
         """The full train, val (None when the set has none of its own) and test lists."""
         chosen = chosen_split(cfg)
         return read_split(chosen, self.image_dir) if chosen else self.read_lists(cfg)
 
-    def read_lists(self, cfg: Any) -> tuple[Sequence[Datum], Sequence[Datum] | None, Sequence[Datum]]:
+    def read_lists(self, cfg: Any) -> MaybeVal:
         """The lists where no ``DATASET.SPLIT_FILE`` is chosen."""
         split_path = os.path.join(self.dataset_dir, f"split_zhou_{type(self).__name__}.json")
         return load_or_make_split(cfg, split_path, self.image_dir, self.make_split)
@@ -66,11 +66,13 @@ class Reader(DatasetBase):
 class DomainReader(Reader):
     """A set with domains: train and val of the source domains, test of the target domains."""
 
-    def lists(self, cfg: Any) -> tuple[Sequence[Datum], Sequence[Datum] | None, Sequence[Datum]]:
+    def lists(self, cfg: Any) -> MaybeVal:
         """Join the lists of the chosen domains."""
         splits = self.read_splits(cfg)
-        self.domains = self.domains or sorted(d for d in splits if d)
-        (train, val, test), self.sources = pick_domains(cfg, splits, self.title())
+        self.domains = sorted(d for d in splits if d)
+        sources, targets = choose_domains(cfg, self.domains, self.title())
+        self.sources = sources if sources != self.domains else ()
+        train, val, test = join_domains(splits, sources or [""], targets or [""])
         return train, val or None, test
 
     def title(self) -> str:

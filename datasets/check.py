@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -166,7 +166,7 @@ def look_at_all(jobs: Sequence[tuple[str, bool]], workers: int, title: str) -> I
     with contextlib.ExitStack() as stack:
         if workers > 1 and len(jobs) >= INLINE_IMAGES:
             pool = stack.enter_context(multiprocessing.Pool(workers))
-            results = pool.imap_unordered(look_at, jobs, chunksize=16)
+            results: Iterable[Look] = pool.imap_unordered(look_at, jobs, chunksize=16)
         else:
             results = map(look_at, jobs)
         yield from tqdm(results, total=len(jobs), desc=title, unit="image")

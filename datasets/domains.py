@@ -61,22 +61,3 @@ def join_domains(splits: dict[str, Lists], sources: Sequence[str], targets: Sequ
             items = sorted((d for part in splits[name] for d in part), key=lambda d: (d.label, d.impath))
         test.extend(replaced(d, domain=i) for d in items)
     return train, val, test
-
-
-def pick_domains(cfg: Any, splits: dict[str, Lists], name: str) -> tuple[Lists, list[str]]:
-    """Join the splits of the chosen domains.
-
-    Args:
-        cfg: the config.
-        splits: train, val and test by domain; one key "" when the set has no domains.
-        name: the data set, for errors.
-
-    Returns:
-        train, val and test, and the source domains when they are a part of all domains.
-
-    Raises:
-        ValueError: unknown domains.
-    """
-    domains = sorted(d for d in splits if d)
-    sources, targets = choose_domains(cfg, domains, name)
-    return join_domains(splits, sources or [""], targets or [""]), sources if sources != domains else []

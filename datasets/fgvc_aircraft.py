@@ -6,7 +6,7 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import Reader
-from .files import parsing, read_lines, require, require_images
+from .files import parse_lines, read_lines, require_images
 from .splits import Lists
 
 
@@ -40,12 +40,10 @@ class FGVCAircraft(Reader):
 
     def read_data(self, cname2lab: dict[str, int], split_file: str) -> list[Datum]:
         """Read lines ``<image> <class name>``."""
+
+        def parse(line: str) -> Datum:
+            name, classname = line.split(" ", 1)
+            return Datum(os.path.join(self.image_dir, name + ".jpg"), label=cname2lab[classname], classname=classname)
+
         path = os.path.join(self.dataset_dir, split_file)
-        require(self, path)
-        items = []
-        for line in read_lines(path):
-            with parsing(f"{path}, {line!r}", "<image> <class name>, with a name of variants.txt"):
-                name, classname = line.split(" ", 1)
-                image = os.path.join(self.image_dir, name + ".jpg")
-                items.append(Datum(impath=image, label=cname2lab[classname], classname=classname))
-        return items
+        return parse_lines(self, path, "<image> <class name>, with a name of variants.txt", parse)

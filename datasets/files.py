@@ -8,13 +8,14 @@ import json
 import os
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from dassl.utils import read_text, write_text
 
+T = TypeVar("T")
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but needs other programs to draw them
 _frozen = False  # while True, write_json writes nothing
 
@@ -60,6 +61,22 @@ def list_files(path: str) -> tuple[list[str], list[str]]:
 def list_images(path: str) -> list[str]:
     """Names of the visible image files in ``path``, sorted."""
     return list_files(path)[0]
+
+
+def class_images(folder: str) -> tuple[list[str], list[str]]:
+    """Paths of the images of a class, and of the other files in its folder, both sorted.
+
+    Raises:
+        ValueError: no images; says what there is instead.
+    """
+    images, others = list_files(folder)
+    if not images:
+        deeper = list_folders(folder)
+        if deeper:
+            raise ValueError(f"Too deep: {folder} holds the folder {deeper[0]!r} where class images are expected.")
+        held = f", only {len(others)} other files such as {others[0]}" if others else ""
+        raise ValueError(f"The class folder {folder} holds no images that Pillow reads{held}.")
+    return [os.path.join(folder, n) for n in images], [os.path.join(folder, n) for n in others]
 
 
 def is_image(path: str) -> bool:
@@ -237,6 +254,30 @@ def respect_read_only(folder: str) -> None:
 def read_lines(path: str) -> list[str]:
     """The non-empty lines of a text file of any system, stripped; names in them are composed (NFC)."""
     return [line.strip() for line in composed(read_text(path)).split("\n") if line.strip()]
+
+
+def parse_lines(reader: Any, path: str, form: str, parse: Callable[[str], T]) -> list[T]:
+    """Take apart the lines of a list that a reader needs.
+
+    Args:
+        reader: the data set, for the error where the file is missing.
+        path: the file.
+        form: what a line should hold.
+        parse: takes a line apart.
+
+    Returns:
+        What `parse` makes of each line.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: a line of another form; names the file and the line.
+    """
+    require(reader, path)
+    items = []
+    for line in read_lines(path):
+        with parsing(f"{path}, {line!r}", form):
+            items.append(parse(line))
+    return items
 
 
 @contextlib.contextmanager

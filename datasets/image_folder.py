@@ -129,17 +129,12 @@ def read_parts(parts: dict[str, Tree]) -> dict[str, Lists]:
     domains = sorted({d for tree in parts.values() for d in tree})
     if "" in domains and len(domains) > 1:
         raise ValueError("Mixed layout: some of the train, val and test folders have domains, others have none.")
-    return {
-        domain: tuple(
-            [
-                Datum(impath=path, label=folders.index(folder), classname=folder)
-                for folder, paths in parts.get(part, {}).get(domain, {}).items()
-                for path in paths
-            ]
-            for part in ("train", "val", "test")
-        )
-        for domain in domains
-    }
+
+    def items(part: str, domain: str) -> list[Datum]:
+        classes = parts.get(part, {}).get(domain, {})
+        return [Datum(path, folders.index(name), classname=name) for name, paths in classes.items() for path in paths]
+
+    return {domain: (items("train", domain), items("val", domain), items("test", domain)) for domain in domains}
 
 
 def draw(tree: Tree) -> dict[str, Lists]:

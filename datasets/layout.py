@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from .files import composed, list_files, list_folders
+from .files import class_images, composed, list_files, list_folders
 
 OWN_FOLDERS = ("split_fewshot",)
 PARTS = {
@@ -75,7 +75,7 @@ def find_parts(root: str) -> dict[str, str]:
     return {part: os.path.join(root, name) for part, name in parts.items()}
 
 
-def scan(root: str, left_out: list[str] | None = None) -> Tree:
+def scan(root: str, left_out: list[str]) -> Tree:
     """List ``root/class/image`` or ``root/domain/class/image``, whichever it is.
 
     Args:
@@ -110,7 +110,8 @@ def scan(root: str, left_out: list[str] | None = None) -> Tree:
             classes = tree.setdefault(domain, {})
             if composed(class_name) in classes:
                 raise ValueError(f"Two folders of {os.path.dirname(path)} are called {class_name!r} (Unicode).")
-            classes[composed(class_name)] = _class_images(path, left_out)
+            classes[composed(class_name)], others = class_images(path)
+            left_out.extend(others)
     if not tree:
         raise ValueError(f"{root} holds no images. Expected in it: <class>/<image> or <domain>/<class>/<image>.")
     if len(set(kinds.values())) > 1:
@@ -124,19 +125,6 @@ def scan(root: str, left_out: list[str] | None = None) -> Tree:
         if differing:
             raise ValueError(f"Domain {domain!r} of {root} lacks classes of other domains: {', '.join(differing)}.")
     return tree
-
-
-def _class_images(path: str, left_out: list[str] | None) -> list[str]:
-    images, others = list_files(path)
-    if not images:
-        deeper = list_folders(path)
-        if deeper:
-            raise ValueError(f"Too deep: {path} holds the folder {deeper[0]!r} where class images are expected.")
-        held = f", only {len(others)} other files such as {others[0]}" if others else ""
-        raise ValueError(f"The class folder {path} holds no images that Pillow reads{held}.")
-    if left_out is not None:
-        left_out.extend(os.path.join(path, n) for n in others)
-    return [os.path.join(path, n) for n in images]
 
 
 def _holds_images(folder: str, levels: int = 3) -> bool:

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import Reader
 from .few_shot import subsample_classes
-from .files import parsing, read_lines, require
+from .files import parse_lines
 from .splits import Lists, read_split, save_split, split_trainval
 
 
@@ -43,13 +43,11 @@ class OxfordPets(Reader):
 
     def read_data(self, split_file: str) -> list[Datum]:
         """Read lines ``<Breed_name>_<number> <label from 1> <species> <breed>``."""
+
+        def parse(line: str) -> Datum:
+            name, label, _, _ = line.split(" ")
+            image = os.path.join(self.image_dir, name + ".jpg")
+            return Datum(impath=image, label=int(label) - 1, classname=name.rpartition("_")[0].lower())
+
         path = os.path.join(self.dataset_dir, "annotations", split_file)
-        require(self, path)
-        items = []
-        for line in read_lines(path):
-            with parsing(f"{path}, {line!r}", "<Breed_name>_<number> <label from 1> <species> <breed>"):
-                name, label, _, _ = line.split(" ")
-                breed = name.rpartition("_")[0].lower()
-                image = os.path.join(self.image_dir, name + ".jpg")
-                items.append(Datum(impath=image, label=int(label) - 1, classname=breed))
-        return items
+        return parse_lines(self, path, "<Breed_name>_<number> <label from 1> <species> <breed>", parse)

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import DomainReader
 from .domains import choose_domains
-from .files import parsing, read_lines, require
+from .files import parse_lines
 from .image_folder import load_splits
 from .splits import Lists
 
@@ -53,22 +53,21 @@ class PACS(DomainReader):
 
 def read_official(split_dir: str, image_dir: str, domain: str) -> Lists:
     """Train and val lists of one domain from the files of the authors (an empty test list)."""
-    lists: Lists = ([], [], [])
-    for items, part in zip(lists, ("train", "crossval"), strict=False):
-        file = os.path.join(split_dir, f"{domain}_{part}_kfold.txt")
-        require(PACS, file)
-        for line in read_lines(file):
-            with parsing(f"{file}, {line!r}", "<domain>/<class>/<image> <label from 1>"):
-                name, label = line.rsplit(" ", 1)
-                path = os.path.join(image_dir, name)
-                items.append(Datum(impath=path, label=int(label) - 1, classname=name.split("/")[-2]))
-    return lists
+
+    def parse(line: str) -> Datum:
+        name, label = line.rsplit(" ", 1)
+        return Datum(os.path.join(image_dir, name), label=int(label) - 1, classname=name.split("/")[-2])
+
+    files = (os.path.join(split_dir, f"{domain}_{part}_kfold.txt") for part in ("train", "crossval"))
+    train, val = (parse_lines(PACS, file, "<domain>/<class>/<image> <label from 1>", parse) for file in files)
+    return train, val, []
 
 
 def without_broken(splits: dict[str, Lists], image_dir: str) -> dict[str, Lists]:
     """The same lists without the `BROKEN` images."""
     broken = {os.path.join(image_dir, *name.split("/")) for name in BROKEN}
-    return {
-        domain: tuple([d for d in items if d.impath not in broken] for items in lists)
-        for domain, lists in splits.items()
-    }
+
+    def without(items: list[Datum]) -> list[Datum]:
+        return [d for d in items if d.impath not in broken]
+
+    return {domain: (without(a), without(b), without(c)) for domain, (a, b, c) in splits.items()}

@@ -3,16 +3,17 @@
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dassl.data.datasets import Datum
 from dassl.names import did_you_mean
 from dassl.utils import read_json
 
-from .files import absolute, composed, list_files, list_folders, relative, require_images, write_json
+from .files import absolute, class_images, composed, list_folders, relative, require_images, write_json
 
-Lists = tuple[list[Datum], list[Datum], list[Datum]]
+Lists = tuple[list[Datum], list[Datum], list[Datum]]  # train, val, test
+MaybeVal = tuple[list[Datum], list[Datum] | None, list[Datum]]
 
 
 def chosen_split(cfg: Any) -> str:
@@ -231,7 +232,7 @@ def read_and_split_data(
     p_trn: float = 0.5,
     p_val: float = 0.2,
     ignored: Sequence[str] = (),
-    new_cnames: dict[str, str] | None = None,
+    new_cnames: Mapping[str, str] | None = None,
     rng: Any = random,
 ) -> Lists:
     """List ``image_dir/class/image`` and split every class, as CoOp does for sets without official splits.
@@ -254,28 +255,12 @@ def read_and_split_data(
     val: list[Datum] = []
     test: list[Datum] = []
     for label, folder in enumerate(folders):
-        images = [d.impath for d in read_class(os.path.join(image_dir, folder), label, folder)]
+        images, _ = class_images(os.path.join(image_dir, folder))
         classname = (new_cnames or {}).get(folder, folder)
         parts = split_class(images, folder, p_trn, p_val, rng)
         for items, part in zip((train, val, test), parts, strict=True):
             items.extend(Datum(impath=p, label=label, classname=classname) for p in part)
     return train, val, test
-
-
-def read_class(folder: str, label: int, classname: str) -> list[Datum]:
-    """All images of one class folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: the folder holds no image.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"The folder {folder} of class {classname!r} is missing.")
-    images, others = list_files(folder)
-    if not images:
-        held = f", only {len(others)} other files such as {others[0]}" if others else ""
-        raise ValueError(f"The folder {folder} of class {classname!r} holds no image that Pillow reads{held}.")
-    return [Datum(impath=os.path.join(folder, n), label=label, classname=classname) for n in images]
 
 
 def replaced(d: Datum, **changes: Any) -> Datum:

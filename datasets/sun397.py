@@ -6,7 +6,7 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import Reader
-from .files import parsing, read_lines, require
+from .files import parse_lines, read_lines, require
 from .splits import Lists, split_trainval
 
 
@@ -41,13 +41,11 @@ class SUN397(Reader):
 
     def read_data(self, cname2lab: dict[str, int], text_file: str) -> list[Datum]:
         """Read lines ``/<letter>/<class>[/<part>]/<image>``; the part comes first in the class name."""
+
+        def parse(line: str) -> Datum:
+            folder = os.path.dirname(line[1:])
+            classname = " ".join(reversed(folder.split("/")[1:]))
+            return Datum(os.path.join(self.image_dir, line[1:]), label=cname2lab[folder], classname=classname)
+
         path = os.path.join(self.dataset_dir, text_file)
-        require(self, path)
-        items = []
-        for line in read_lines(path):
-            with parsing(f"{path}, {line!r}", "a line of ClassName.txt, a slash and an image"):
-                folder = os.path.dirname(line[1:])
-                classname = " ".join(reversed(folder.split("/")[1:]))
-                image = os.path.join(self.image_dir, line[1:])
-                items.append(Datum(impath=image, label=cname2lab[folder], classname=classname))
-        return items
+        return parse_lines(self, path, "a line of ClassName.txt, a slash and an image", parse)

@@ -7,7 +7,7 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import Reader
-from .files import parsing, read_lines, require
+from .files import parse_lines, parsing, read_lines, require
 from .splits import Lists, split_trainval
 
 
@@ -44,13 +44,12 @@ class UCF101(Reader):
 
     def read_data(self, cname2lab: dict[str, int], text_file: str) -> list[Datum]:
         """Read lines ``<ClassName>/<video>.avi [<label>]``; the class becomes ``Class_Name``."""
+
+        def parse(line: str) -> Datum:
+            action, video = line.split(" ")[0].split("/")
+            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
+            return Datum(impath=image, label=cname2lab[action], classname=name)
+
         path = os.path.join(self.dataset_dir, "ucfTrainTestlist", text_file)
-        require(self, path)
-        items = []
-        for line in read_lines(path):
-            with parsing(f"{path}, {line!r}", "<ClassName>/<video>.avi, with a name of classInd.txt"):
-                action, video = line.split(" ")[0].split("/")
-                name = "_".join(re.findall("[A-Z][^A-Z]*", action))
-                image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
-                items.append(Datum(impath=image, label=cname2lab[action], classname=name))
-        return items
+        return parse_lines(self, path, "<ClassName>/<video>.avi, with a name of classInd.txt", parse)

@@ -57,7 +57,7 @@ class TestSplits:
         touch(tmp_path, [f"a/{i}.jpg" for i in range(9)])
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / ".DS_Store").touch()
-        with pytest.raises(ValueError, match="'b' holds no image"):
+        with pytest.raises(ValueError, match="/b holds no image"):
             splits.read_and_split_data(str(tmp_path))
 
     def test_round_trip(self, tmp_path, touch):
