@@ -16,6 +16,7 @@ from PIL import Image
 from dassl.utils import read_text, write_text
 
 T = TypeVar("T")
+LITTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}  # folders of systems, never of classes
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but needs other programs to draw them
 _frozen = False  # while True, write_json writes nothing
 
@@ -47,7 +48,8 @@ def composed(name: str) -> str:
 def list_folders(path: str) -> list[str]:
     """Names of the visible folders in ``path``, sorted so that the order is the same on every system."""
     with os.scandir(path) as entries:
-        return sorted((e.name for e in entries if e.is_dir() and not e.name.startswith(".")), key=composed)
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in LITTER]
+    return sorted(names, key=composed)
 
 
 def list_files(path: str) -> tuple[list[str], list[str]]:

@@ -125,7 +125,9 @@ def read_parts(parts: dict[str, Tree]) -> dict[str, Lists]:
         unknown = sorted({c for classes in tree.values() for c in classes} - set(folders))
         if unknown:
             raise ValueError(f"The {part} folder has classes that the train folder lacks: {', '.join(unknown)}.")
-    parts = {**parts, "test": parts.get("test", parts.get("val", {}))}
+    if "test" not in parts:
+        print("Warning: no test folder: the images of val are the test images too")
+        parts = {**parts, "test": parts["val"]}
     domains = sorted({d for tree in parts.values() for d in tree})
     if "" in domains and len(domains) > 1:
         raise ValueError("Mixed layout: some of the train, val and test folders have domains, others have none.")

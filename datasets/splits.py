@@ -58,7 +58,9 @@ def read_split(filepath: str, path_prefix: str) -> Lists:
             'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
             "Mend it, or delete it to have a new split drawn."
         ) from e
-    written = {path: os.path.join(path_prefix, path) for rows in parts.values() for path, _, _ in rows}
+    written = {
+        path: os.path.normpath(os.path.join(path_prefix, path)) for rows in parts.values() for path, _, _ in rows
+    }
     found = require_images(list(written.values()), filepath)
     train, val, test = (
         [Datum(impath=found[written[path]], label=y, classname=composed(c)) for path, y, c in rows]

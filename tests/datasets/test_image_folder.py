@@ -177,10 +177,11 @@ class TestReadyMadeParts:
         ]
         assert not (tmp_path / "split_ImageFolder.json").exists()
 
-    def test_without_test_val_is_both(self, tmp_path, touch, config):
+    def test_without_test_val_is_both(self, tmp_path, touch, config, capsys):
         self.make(tmp_path, touch, train={"a": 3, "b": 3}, val={"a": 1, "b": 1})
         dataset = ImageFolder(config(tmp_path))
         assert rows(dataset.val, tmp_path) == rows(dataset.test, tmp_path)
+        assert "no test folder: the images of val are the test images too" in capsys.readouterr().out
 
     def test_without_val(self, tmp_path, touch, config):
         self.make(tmp_path, touch, train={"a": 3}, test={"a": 1})

@@ -139,6 +139,12 @@ def test_small_classes(tmp_path, touch, config, capsys):
         assert ("fewer than 4 images" in out) == ("Saved split" in out)
 
 
+def test_folders_of_systems_do_not_count(tmp_path, touch, config):
+    touch(tmp_path, [f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(10)])
+    touch(tmp_path, ["__MACOSX/cat/._1.jpg", "cat/@eaDir/1.jpg/thumb.jpg", "System Volume Information/x"])
+    assert ImageFolder(config(tmp_path)).classnames == ["cat", "dog"]
+
+
 def test_names_of_a_mac(tmp_path, touch, config):
     """The decomposed form is what macOS writes into archives; lists are typed in the composed one."""
     touch(tmp_path, [f"cafe\u0301/{i}.jpg" for i in range(10)] + [f"cat/{i}.jpg" for i in range(10)])

@@ -109,6 +109,13 @@ class TestSplits:
         with pytest.raises(ValueError, match=r"s\.json has 2 images in train and in test, such as .*a/0\.jpg"):
             self.lists(tmp_path, touch, train=["a0", "a1", "b0"], test=["a2", "b0", "a0"])
 
+    def test_the_same_image_written_otherwise(self, tmp_path, touch):
+        touch(tmp_path, ["a/0.jpg"])
+        rows = {"train": [["a/0.jpg", 0, "a"]], "val": [], "test": [["./a//../a/0.jpg", 0, "a"]]}
+        (tmp_path / "s.json").write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match="1 images in train and in test"):
+            splits.read_split(str(tmp_path / "s.json"), str(tmp_path))
+
     def test_repetitions_that_harm_less_are_told(self, tmp_path, touch, capsys):
         self.lists(tmp_path, touch, train=["a0", "a0", "b0"], val=["a1", "b0"], test=["a1", "b1", "b1"])
         told = [line.partition("s.json has ")[2] for line in capsys.readouterr().out.splitlines() if "Warning" in line]
