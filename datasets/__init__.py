@@ -1,22 +1,10 @@
 """Readers of the data sets; importing this package registers them all by their class names."""
 
-from . import (  # noqa: F401
-    caltech101,
-    dtd,
-    eurosat,
-    fgvc_aircraft,
-    food101,
-    image_folder,
-    imagenet,
-    imagenet_a,
-    imagenet_r,
-    imagenet_sketch,
-    imagenetv2,
-    oxford_flowers,
-    oxford_pets,
-    pacs,
-    shapes,
-    stanford_cars,
-    sun397,
-    ucf101,
-)
+import importlib
+import pkgutil
+
+PROGRAMS = {"check", "prepare"}  # `python -m` runs them; imported here too they would exist twice
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.ispkg and _module.name not in PROGRAMS:
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,6 +1,5 @@
 """What `datasets.prepare` and `datasets.check` know of each data set: its reader, its parts, its state."""
 
-import difflib
 import inspect
 import os
 import re
@@ -11,6 +10,7 @@ import yaml
 
 import datasets  # noqa: F401  registers the readers
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.names import did_you_mean
 
 TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fetch", "sources.yaml")
 RENDERED = ("shapes", "patterns", "digits", "counts")
@@ -57,9 +57,7 @@ def resolve(names: Sequence[str], known: Sequence[str]) -> list[str]:
         elif name.lower() in by_name:
             found.append(by_name[name.lower()])
         else:
-            close = difflib.get_close_matches(name.lower(), by_name, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
-            raise ValueError(f"Unknown data set {name!r}; {hint}")
+            raise ValueError(f"Unknown data set {name!r}.{did_you_mean(name, by_name)} Known: {', '.join(known)}.")
     return list(dict.fromkeys(found))
 
 

@@ -1,15 +1,13 @@
 """DTD: photos of 47 textures."""
 
-import os
-from typing import Any
+from dassl.data.datasets import DATASET_REGISTRY
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-from . import common
+from .base import Reader
+from .splits import read_and_split_data
 
 
 @DATASET_REGISTRY.register()
-class DescribableTextures(DatasetBase):
+class DescribableTextures(Reader):
     """Describable Textures (Cimpoi et al., Describing textures in the wild, CVPR 2014).
 
     Source: https://www.robots.ox.ac.uk/~vgg/data/dtd. Licence: research.
@@ -27,18 +25,4 @@ class DescribableTextures(DatasetBase):
     official = {"classes": 47, "train": 2820, "val": 1128, "test": 1692}
 
     # Data set files written for CoOp reach the shared helper by this name.
-    read_and_split_data = staticmethod(common.read_and_split_data)
-
-    def __init__(self, cfg: Any) -> None:
-        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "images")
-        self.split_path = os.path.join(self.dataset_dir, "split_zhou_DescribableTextures.json")
-        common.require(self, self.image_dir)
-        lists = common.load_or_make_split(
-            cfg,
-            self.split_path,
-            self.image_dir,
-            lambda rng: common.read_and_split_data(self.image_dir, rng=rng),
-        )
-        train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
-        super().__init__(train_x=train, val=val, test=test)
+    read_and_split_data = staticmethod(read_and_split_data)

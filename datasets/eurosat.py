@@ -1,11 +1,8 @@
 """EuroSAT: satellite images of ten kinds of land."""
 
-import os
-from typing import Any
+from dassl.data.datasets import DATASET_REGISTRY
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-from . import common
+from .base import Reader
 
 NEW_CNAMES = {
     "AnnualCrop": "Annual Crop Land",
@@ -22,7 +19,7 @@ NEW_CNAMES = {
 
 
 @DATASET_REGISTRY.register()
-class EuroSAT(DatasetBase):
+class EuroSAT(Reader):
     """EuroSAT (Helber et al., EuroSAT: a novel dataset and deep learning benchmark, 2019), RGB version.
 
     Source: https://github.com/phelber/EuroSAT. Licence: MIT.
@@ -37,18 +34,6 @@ class EuroSAT(DatasetBase):
     """
 
     dataset_dir = "eurosat"
+    image_dir = "2750"
+    new_cnames = NEW_CNAMES
     official = {"classes": 10, "train": 13500, "val": 5400, "test": 8100}
-
-    def __init__(self, cfg: Any) -> None:
-        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "2750")
-        self.split_path = os.path.join(self.dataset_dir, "split_zhou_EuroSAT.json")
-        common.require(self, self.image_dir)
-        lists = common.load_or_make_split(
-            cfg,
-            self.split_path,
-            self.image_dir,
-            lambda rng: common.read_and_split_data(self.image_dir, new_cnames=NEW_CNAMES, rng=rng),
-        )
-        train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
-        super().__init__(train_x=train, val=val, test=test)

@@ -1,33 +1,103 @@
-"""Files of the data sets: listing, checking what is there, writing JSON in one step."""
+"""Files of the data sets: listing, reading, checking what is there, writing JSON in one step."""
 
 import contextlib
 import errno
+import functools
 import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
+from PIL import Image
+
+from dassl.utils import read_text, write_text
+
+T = TypeVar("T")
+LITTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}  # folders of systems, never of classes
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but needs other programs to draw them
 _frozen = False  # while True, write_json writes nothing
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+def absolute(path: str) -> str:
+    """Absolute path with ``~`` expanded."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def data_root(cfg: Any) -> str:
-    """Absolute path of ``DATASET.ROOT`` with ``~`` expanded."""
-    return os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+    """Absolute path of ``DATASET.ROOT``.
+
+    Raises:
+        ValueError: it is empty; the current folder has to be asked for.
+    """
+    if not cfg.DATASET.ROOT:
+        raise ValueError(
+            "DATASET.ROOT (--root) is empty. It names the folder that holds the data sets' folders, such as dtd/, or "
+            "the image folder itself for ImageFolder; '.' is the current folder."
+        )
+    return absolute(cfg.DATASET.ROOT)
+
+
+def composed(name: str) -> str:
+    """The composed form (NFC) of a name; macOS hands out the decomposed one, which looks the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def list_folders(path: str) -> list[str]:
     """Names of the visible folders in ``path``, sorted so that the order is the same on every system."""
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+    with os.scandir(path) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in LITTER]
+    return sorted(names, key=composed)
+
+
+def list_files(path: str) -> tuple[list[str], list[str]]:
+    """Names of the visible image files in ``path`` (what Pillow reads), and of the other files, both sorted."""
+    with os.scandir(path) as entries:
+        names = sorted((e.name for e in entries if not e.name.startswith(".") and not e.is_dir()), key=composed)
+    images = [n for n in names if is_image(os.path.join(path, n))]
+    return images, sorted(set(names) - set(images))
 
 
 def list_images(path: str) -> list[str]:
-    """Names of the visible image files in ``path`` (by ``IMAGE_EXTENSIONS``, any case), sorted."""
-    names = (n for n in os.listdir(path) if not n.startswith("."))
-    return sorted(n for n in names if n.lower().endswith(IMAGE_EXTENSIONS))
+    """Names of the visible image files in ``path``, sorted."""
+    return list_files(path)[0]
+
+
+def class_images(folder: str) -> tuple[list[str], list[str]]:
+    """Paths of the images of a class, and of the other files in its folder, both sorted.
+
+    Raises:
+        ValueError: no images; says what there is instead.
+    """
+    images, others = list_files(folder)
+    if not images:
+        deeper = list_folders(folder)
+        if deeper:
+            raise ValueError(f"Too deep: {folder} holds the folder {deeper[0]!r} where class images are expected.")
+        held = f", only {len(others)} other files such as {others[0]}" if others else ""
+        raise ValueError(f"The class folder {folder} holds no images that Pillow reads{held}.")
+    return [os.path.join(folder, n) for n in images], [os.path.join(folder, n) for n in others]
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its extension, in any case, or, where it has none, by its first bytes."""
+    extension = os.path.splitext(path)[1].lower()
+    if extension:
+        return extension in image_extensions()
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # whatever Pillow's many readers stumble over
+        return False
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """Extensions of the pictures that the installed Pillow reads, in small letters."""
+    known = Image.registered_extensions()
+    return frozenset(ext for ext, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)
 
 
 def require(reader: Any, *paths: str) -> None:
@@ -65,30 +135,49 @@ def expected_tree(cls: type) -> str:
     return "\n".join(lines).rstrip()
 
 
-def find_missing(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that do not exist; fast on many images, as each folder is listed once."""
-    seen: dict[str, set[str]] = {}
-    missing = []
-    for path in paths:
+def locate(paths: Iterable[str]) -> dict[str, str]:
+    """Where the files are that a list names; fast on many, as each folder is listed once.
+
+    What is not there as written is looked for with / for each back-slash (Windows) and in the other normal form of
+    Unicode (macOS).
+
+    Returns:
+        The existing file for each path; without those that are nowhere.
+    """
+
+    @functools.cache
+    def listing(folder: str) -> dict[str, str]:
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return {composed(n): n for n in names} | {n: n for n in names}
+
+    def find(path: str) -> str:
         folder, name = os.path.split(path)
-        if folder not in seen:
-            seen[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in seen[folder]:
-            missing.append(path)
-    return missing
+        names = listing(folder)
+        if not names and name and not os.path.isdir(folder):
+            folder = find(folder)
+            names = listing(folder) if folder else {}
+        found = names.get(name) or names.get(composed(name))
+        return os.path.join(folder, found) if found else ""
+
+    found = {path: find(path) or ("\\" in path and find(path.replace("\\", "/"))) for path in paths}
+    return {path: place for path, place in found.items() if place}
 
 
-def require_images(paths: Sequence[str], source: str) -> None:
+def require_images(paths: Sequence[str], source: str) -> dict[str, str]:
     """Check that images exist that a list names.
 
     Args:
         paths: the images.
         source: the list, for the error.
 
+    Returns:
+        Where each of them is, see `locate`.
+
     Raises:
         FileNotFoundError: names some of those that are missing.
     """
-    missing = find_missing(paths)
+    found = locate(paths)
+    missing = [path for path in paths if path not in found]
     if missing:
         raise FileNotFoundError(
             f"{source} names {len(missing)} of {len(paths)} images that are not there: "
@@ -96,6 +185,7 @@ def require_images(paths: Sequence[str], source: str) -> None:
             + (", ..." if len(missing) > 3 else "")
             + ". Put the images back, or use the split that belongs to this folder."
         )
+    return found
 
 
 def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = False) -> bool:
@@ -118,24 +208,30 @@ def write_json(obj: dict[str, Any], path: str, what: str, keep_existing: bool = 
         if isinstance(value, list) and value:
             text = "[\n" + ",\n".join(json.dumps(v) for v in value) + "\n]"
         fields.append(f"{json.dumps(key)}: {text}")
-    temporary = ""
+    text = "{\n" + ",\n".join(fields) + "\n}\n"
     try:
         respect_read_only(os.path.dirname(path))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(path))
-        with os.fdopen(fd, "w", encoding="utf-8") as f:
-            f.write("{\n" + ",\n".join(fields) + "\n}\n")
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out the others on a shared disk
-        if keep_existing and _link_exclusively(temporary, path):
-            return True
-        os.replace(temporary, path)
+        if keep_existing:
+            _write_if_first(text, path)
+        else:
+            write_text(text, path)
     except OSError as e:
         print(f"{what} not saved to {path}: {e.strerror or e}")
         return False
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.remove(temporary)
     return True
+
+
+def _write_if_first(text: str, path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=os.path.dirname(path)) as scratch:
+        own = os.path.join(scratch, "file")
+        write_text(text, own)
+        try:
+            os.link(own, path)
+        except FileExistsError:  # another process was faster
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(own, path)
 
 
 @contextlib.contextmanager
@@ -157,21 +253,33 @@ def respect_read_only(folder: str) -> None:
         raise PermissionError(errno.EACCES, "the folder is read-only", folder)
 
 
-def _link_exclusively(temporary: str, path: str) -> bool:
-    """True when ``path`` now exists (made by us or before us); False where hard links do not work."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 def read_lines(path: str) -> list[str]:
-    """The non-empty lines of a text file, stripped."""
-    with open(path, encoding="utf-8") as f:
-        return [line.strip() for line in f if line.strip()]
+    """The non-empty lines of a text file of any system, stripped; names in them are composed (NFC)."""
+    return [line.strip() for line in composed(read_text(path)).split("\n") if line.strip()]
+
+
+def parse_lines(reader: Any, path: str, form: str, parse: Callable[[str], T]) -> list[T]:
+    """Take apart the lines of a list that a reader needs.
+
+    Args:
+        reader: the data set, for the error where the file is missing.
+        path: the file.
+        form: what a line should hold.
+        parse: takes a line apart.
+
+    Returns:
+        What `parse` makes of each line.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: a line of another form; names the file and the line.
+    """
+    require(reader, path)
+    items = []
+    for line in read_lines(path):
+        with parsing(f"{path}, {line!r}", form):
+            items.append(parse(line))
+    return items
 
 
 @contextlib.contextmanager

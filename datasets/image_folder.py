@@ -2,24 +2,23 @@
 
 import os
 import random
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from . import common
+from .base import DomainReader
+from .files import absolute, composed, data_root, expected_tree, read_classnames, relative
+from .layout import Tree, find_parts, scan
+from .splits import Lists, chosen_split, read_split, replaced, save_split, split_class
 
 SPLIT_NAME = "split_ImageFolder.json"
 SPLIT_SEED = 0  # a split belongs to the folder, so it does not follow SEED
-MIN_IMAGES = 4  # the fewest that 50/20/30 can cut into three
-OWN_FOLDERS = ("split_fewshot",)
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-Tree = dict[str, dict[str, list[str]]]  # domain ("" when there are none) -> class folder -> image paths
+SMALL = {1: (1, 0), 2: (1, 0), 3: (1, 1)}  # images of train and val in classes that 50/20/30 cannot cut into three
 
 
 @DATASET_REGISTRY.register()
-class ImageFolder(DatasetBase):
+class ImageFolder(DomainReader):
     """A folder of images; ``DATASET.ROOT`` is the folder itself.
 
     Expected tree::
@@ -28,51 +27,36 @@ class ImageFolder(DatasetBase):
         <domain>/<class>/<image>     the same classes in every domain, or
         train/..., val/..., test/... either of the two, already split (val or test may be absent)
         classnames.txt               optional: lines "<class folder> <class name>"
-        split_ImageFolder.json       written by this reader, unless DATASET.SPLIT_FILE names another file
+        split_ImageFolder.json       written by this reader where nothing else says what is tested on
 
-    Labels follow the sorted folder names. The split is 50/20/30 per class (and domain), drawn once with a
-    fixed seed and kept; where the folder cannot be written to, it goes to ``OUTPUT_DIR``. Train and val
-    come from ``DATASET.SOURCE_DOMAINS``, test from ``DATASET.TARGET_DOMAINS``; all images of an unseen
-    domain are test images.
+    Labels follow the sorted folder names. Without folders of parts, and without ``DATASET.SPLIT_FILE``, a split of
+    50/20/30 per class (and domain) is drawn once with a fixed seed and kept; where the folder cannot be written to,
+    it goes to ``OUTPUT_DIR``. Train and val come from ``DATASET.SOURCE_DOMAINS``, test from
+    ``DATASET.TARGET_DOMAINS``; all images of an unseen domain are test images. More in docs/data.md.
     """
+
+    image_dir = ""
+    as_people_see = True
 
     def __init__(self, cfg: Any) -> None:
-        root = common.data_root(cfg)
+        root = data_root(cfg)
         if not os.path.isdir(root):
+            tree = expected_tree(type(self))
             raise FileNotFoundError(
-                f"ImageFolder: the folder {root} (DATASET.ROOT) is missing. Expected in it:\n"
-                + common.expected_tree(type(self))
+                f"ImageFolder: the folder {root} (DATASET.ROOT) is missing. Expected in it:\n{tree}"
             )
-        splits = load_splits(cfg, root, os.path.join(root, SPLIT_NAME))
-        self.domains = sorted(d for d in splits if d)
-        lists = pick_domains(cfg, splits, f"ImageFolder {root}")
-        train, val, test = common.finalize(cfg, root, *lists)
-        super().__init__(train_x=train, val=val, test=test)
+        super().__init__(cfg)
+
+    def title(self) -> str:
+        """The folder too, as there are many."""
+        return f"ImageFolder {self.root}"
+
+    def read_splits(self, cfg: Any) -> dict[str, Lists]:
+        """The lists of each domain."""
+        return load_splits(cfg, self.image_dir, os.path.join(self.dataset_dir, SPLIT_NAME))
 
 
-def pick_domains(
-    cfg: Any, splits: dict[str, common.Lists], name: str
-) -> tuple[list[Datum], list[Datum] | None, list[Datum], list[str]]:
-    """Join the splits of the chosen domains, ready for `common.finalize`.
-
-    Args:
-        cfg: the config.
-        splits: train, val and test by domain; one key "" when the set has no domains.
-        name: the data set, for errors.
-
-    Returns:
-        train, val (None when empty), test, and the source domains when they are a part of all domains.
-
-    Raises:
-        ValueError: unknown domains, or a source class too small to be split.
-    """
-    domains = sorted(d for d in splits if d)
-    sources, targets = common.choose_domains(cfg, domains, name)
-    train, val, test = common.join_domains(splits, sources or [""], targets or [""])
-    return train, val or None, test, sources if sources != domains else []
-
-
-def load_splits(cfg: Any, root: str, split_path: str) -> dict[str, common.Lists]:
+def load_splits(cfg: Any, root: str, split_path: str) -> dict[str, Lists]:
     """Find the split of a folder: a split file, ready-made train/val/test folders, or a new draw.
 
     Args:
@@ -91,93 +75,44 @@ def load_splits(cfg: Any, root: str, split_path: str) -> dict[str, common.Lists]
     return splits
 
 
-def _find_split(cfg: Any, root: str, split_path: str) -> dict[str, common.Lists]:
-    chosen = cfg.DATASET.SPLIT_FILE and os.path.abspath(os.path.expanduser(cfg.DATASET.SPLIT_FILE))
-    if chosen and os.path.exists(chosen):
-        return by_domain(common.read_split(chosen, root), root)
+def _find_split(cfg: Any, root: str, split_path: str) -> dict[str, Lists]:
+    chosen = chosen_split(cfg)
+    if chosen:
+        return by_domain(read_split(chosen, root), root)
     parts = find_parts(root)
-    if parts and not chosen:
-        return read_parts({part: scan(folder) for part, folder in parts.items()})
-
-    tree = scan(root)
-    in_output = os.path.join(os.path.abspath(cfg.OUTPUT_DIR), os.path.basename(split_path))
-    files = [chosen] if chosen else [split_path, in_output]
+    left_out: list[str] = []
+    trees = {part: scan(folder, left_out) for part, folder in parts.items()} or {"": scan(root, left_out)}
+    if left_out:
+        kinds = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in left_out)
+        told = ", ".join(f"{kind}: {n}" for kind, n in kinds.most_common(5))
+        print(f"Warning: {len(left_out)} files that Pillow cannot read are left out ({told}), such as {left_out[0]}")
+    files = [split_path, os.path.join(absolute(cfg.OUTPUT_DIR), os.path.basename(split_path))]
+    if parts:
+        if os.path.exists(split_path):
+            print(f"Warning: {split_path} is not used, as there are {' and '.join(parts)} folders")
+        return read_parts(trees)
     for file in files:
         if os.path.exists(file):
-            lists = common.read_split(file, root)
-            _tell_left_out(tree, lists, file)
+            lists = read_split(file, root)
+            _tell_left_out(trees[""], lists, file)
             return by_domain(lists, root)
-    sources, _ = common.choose_domains(cfg, [d for d in tree if d], root)
-    splits = draw(tree, sources or [""])
+    splits = draw(trees[""])
     train, val, test = ([d for lists in splits.values() for d in lists[i]] for i in range(3))
-    any(common.save_split(train, val, test, file, root) for file in files)
+    any(save_split(train, val, test, file, root) for file in files)
     return splits
 
 
-def _tell_left_out(tree: Tree, lists: common.Lists, file: str) -> None:
+def _tell_left_out(tree: Tree, lists: Lists, file: str) -> None:
     paths = {p for classes in tree.values() for found in classes.values() for p in found}
     left_out = paths - {d.impath for part in lists for d in part}
     if left_out:
         print(
-            f"{len(left_out)} images are not in {file} and are left out, such as {min(left_out)}. "
+            f"Warning: {len(left_out)} images are not in {file} and are left out, such as {min(left_out)}. "
             "Delete that file to have a new split drawn."
         )
 
 
-def scan(root: str) -> Tree:
-    """List ``root/class/image`` or ``root/domain/class/image``, whichever it is.
-
-    Returns:
-        Image paths by domain and class folder, everything sorted by name.
-
-    Raises:
-        ValueError: no images, empty class folders, mixed layouts, or domains with different classes.
-    """
-    loose = common.list_images(root)
-    if loose:
-        raise ValueError(f"{root} holds images that are in no class folder, such as {loose[0]}.")
-    tree: Tree = {}
-    kinds: dict[str, str] = {}
-    for name in (n for n in common.list_folders(root) if n not in OWN_FOLDERS):
-        folder = os.path.join(root, name)
-        images, inner = common.list_images(folder), common.list_folders(folder)
-        if images and inner:
-            raise ValueError(f"Mixed layout: {folder} holds images ({images[0]}) and folders ({inner[0]}).")
-        kinds[name] = "domain" if inner else "class"
-        domain, classes = (name, {n: os.path.join(folder, n) for n in inner}) if inner else ("", {name: folder})
-        for class_name, path in classes.items():
-            found = [os.path.join(path, n) for n in common.list_images(path)]
-            if not found:
-                deeper = common.list_folders(path)
-                raise ValueError(
-                    f"Too deep: {path} holds the folder {deeper[0]!r} where class images are expected."
-                    if deeper
-                    else f"The class folder {path} holds no images."
-                )
-            tree.setdefault(domain, {})[class_name] = found
-    if not tree:
-        raise ValueError(f"{root} holds no images. Expected in it:\n{common.expected_tree(ImageFolder)}")
-    if len(set(kinds.values())) > 1:
-        first = {kind: name for name, kind in reversed(kinds.items())}
-        raise ValueError(
-            f"Mixed layout in {root}: {first['class']!r} is a class (holds images), "
-            f"{first['domain']!r} a domain (holds folders)."
-        )
-    for domain, classes in tree.items():
-        differing = sorted({c for other in tree.values() for c in other} - set(classes))
-        if differing:
-            raise ValueError(f"Domain {domain!r} of {root} lacks classes of other domains: {', '.join(differing)}.")
-    return tree
-
-
-def find_parts(root: str) -> dict[str, str]:
-    """Folders of a ready-made split: ``train`` and one or both of val and test, with nothing beside them."""
-    names = [n for n in common.list_folders(root) if n not in OWN_FOLDERS]
-    parts = {PARTS[n]: os.path.join(root, n) for n in names if n in PARTS}
-    return parts if "train" in parts and len(parts) > 1 and all(n in PARTS for n in names) else {}
-
-
-def read_parts(parts: dict[str, Tree]) -> dict[str, common.Lists]:
+def read_parts(parts: dict[str, Tree]) -> dict[str, Lists]:
     """Turn scanned train, val and test folders into lists.
 
     Without a test folder val serves as test too, as is the habit with ImageNet.
@@ -190,54 +125,56 @@ def read_parts(parts: dict[str, Tree]) -> dict[str, common.Lists]:
         unknown = sorted({c for classes in tree.values() for c in classes} - set(folders))
         if unknown:
             raise ValueError(f"The {part} folder has classes that the train folder lacks: {', '.join(unknown)}.")
-    parts = {**parts, "test": parts.get("test", parts.get("val", {}))}
+    if "test" not in parts:
+        print("Warning: no test folder: the images of val are the test images too")
+        parts = {**parts, "test": parts["val"]}
     domains = sorted({d for tree in parts.values() for d in tree})
     if "" in domains and len(domains) > 1:
         raise ValueError("Mixed layout: some of the train, val and test folders have domains, others have none.")
-    return {
-        domain: tuple(
-            [
-                Datum(impath=path, label=folders.index(folder), classname=folder)
-                for folder, paths in parts.get(part, {}).get(domain, {}).items()
-                for path in paths
-            ]
-            for part in ("train", "val", "test")
-        )
-        for domain in domains
-    }
+
+    def items(part: str, domain: str) -> list[Datum]:
+        classes = parts.get(part, {}).get(domain, {})
+        return [Datum(path, folders.index(name), classname=name) for name, paths in classes.items() for path in paths]
+
+    return {domain: (items("train", domain), items("val", domain), items("test", domain)) for domain in domains}
 
 
-def draw(tree: Tree, sources: Iterable[str]) -> dict[str, common.Lists]:
-    """Cut every class of every domain 50/20/30 by a fixed seed.
+def draw(tree: Tree) -> dict[str, Lists]:
+    """Cut every class of every domain 50/20/30 by a fixed seed, and those that are too small for that as `SMALL` says.
 
     Args:
         tree: the scanned folder.
-        sources: domains that will be trained on; in the others a class may be too small to be cut.
 
     Returns:
         train, val and test by domain.
-
-    Raises:
-        ValueError: a source class with fewer than `MIN_IMAGES` images.
     """
     rng = random.Random(SPLIT_SEED)
-    splits: dict[str, common.Lists] = {}
+    splits: dict[str, Lists] = {}
+    small = []
     for domain in sorted(tree):
-        lists: common.Lists = ([], [], [])
+        lists: Lists = ([], [], [])
         for label, folder in enumerate(sorted(tree[domain])):
             images = list(tree[domain][folder])
             title = f"{domain}/{folder}" if domain else folder
-            if len(images) < MIN_IMAGES and domain not in sources:
-                cut: tuple[list[str], list[str], list[str]] = ([], [], images)
+            if len(images) in SMALL:
+                a, b = SMALL[len(images)]
+                cut = images[:a], images[a : a + b], images[a + b :]
+                small.append(f"{title} ({len(images)})")
             else:
-                cut = common.split_class(images, title, rng=rng)
+                cut = split_class(images, title, rng=rng)
             for items, paths in zip(lists, cut, strict=True):
                 items.extend(Datum(impath=p, label=label, classname=folder) for p in paths)
         splits[domain] = lists
+    if small:
+        more = ", ..." if len(small) > 10 else ""
+        print(
+            f"Warning: fewer than 4 images, the first of them for train and the last for test (1: none for test), "
+            f"in {len(small)} class(es): {', '.join(small[:10])}{more}"
+        )
     return splits
 
 
-def by_domain(lists: common.Lists, root: str) -> dict[str, common.Lists]:
+def by_domain(lists: Lists, root: str) -> dict[str, Lists]:
     """Sort the lists of a split file by domain.
 
     Args:
@@ -248,16 +185,16 @@ def by_domain(lists: common.Lists, root: str) -> dict[str, common.Lists]:
         The lists by domain, which is the first of three path parts; one key "" when paths have another
         number of parts, or when the classes of the domains differ.
     """
-    splits: dict[str, common.Lists] = {}
+    splits: dict[str, Lists] = {}
     for i, items in enumerate(lists):
         for d in items:
-            parts = common.relative(d.impath, root).split("/")
-            splits.setdefault(parts[0] if len(parts) == 3 else "", ([], [], []))[i].append(d)
+            parts = relative(d.impath, root).split("/")
+            splits.setdefault(composed(parts[0]) if len(parts) == 3 else "", ([], [], []))[i].append(d)
     label_sets = {frozenset(d.label for part in split for d in part) for split in splits.values()}
     return splits if len(label_sets) == 1 and "" not in splits else {"": lists}
 
 
-def rename_classes(splits: dict[str, common.Lists], names_file: str) -> dict[str, common.Lists]:
+def rename_classes(splits: dict[str, Lists], names_file: str) -> dict[str, Lists]:
     """Give the classes the names of ``classnames.txt``; folders that it leaves out keep theirs.
 
     Args:
@@ -270,20 +207,17 @@ def rename_classes(splits: dict[str, common.Lists], names_file: str) -> dict[str
     Raises:
         ValueError: the file names none of the folders.
     """
-    names = common.read_classnames(names_file)
-    folder_of = {d.impath: os.path.basename(os.path.dirname(d.impath)) for d in _all_items(splits)}
+    names = read_classnames(names_file)
+    items = [d for lists in splits.values() for part in lists for d in part]
+    folder_of = {d.impath: composed(os.path.basename(os.path.dirname(d.impath))) for d in items}
     folders = sorted(set(folder_of.values()))
     unnamed = [f for f in folders if f not in names]
     if unnamed == folders:
         raise ValueError(f"{names_file} names none of the class folders: {', '.join(folders[:10])}.")
     if unnamed:
-        print(f"{names_file} leaves out {len(unnamed)} class folders: {', '.join(unnamed[:10])}")
+        print(f"Warning: {names_file} leaves out {len(unnamed)} class folders: {', '.join(unnamed[:10])}")
 
     def renamed(items: list[Datum]) -> list[Datum]:
-        return [Datum(d.impath, d.label, d.domain, names.get(folder_of[d.impath], d.classname)) for d in items]
+        return [replaced(d, classname=names.get(folder_of[d.impath], d.classname)) for d in items]
 
     return {domain: (renamed(a), renamed(b), renamed(c)) for domain, (a, b, c) in splits.items()}
-
-
-def _all_items(splits: dict[str, common.Lists]) -> list[Datum]:
-    return [d for lists in splits.values() for part in lists for d in part]

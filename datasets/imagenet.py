@@ -3,14 +3,15 @@
 import os
 from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from . import common
+from .base import Reader
+from .files import read_classnames
 from .imagenet_files import list_cached, to_items
 
 
 @DATASET_REGISTRY.register()
-class ImageNet(DatasetBase):
+class ImageNet(Reader):
     """ImageNet (Deng et al., ImageNet: a large-scale hierarchical image database, CVPR 2009).
 
     Source: https://image-net.org (login). Licence: non-commercial research and education.
@@ -29,16 +30,19 @@ class ImageNet(DatasetBase):
 
     dataset_dir = "imagenet"
     official = {"classes": 1000, "train": 1281167, "test": 50000}
-    read_classnames = staticmethod(common.read_classnames)
+    read_classnames = staticmethod(read_classnames)
+    needs = ("images/train", "images/val", "classnames.txt")
 
     def __init__(self, cfg: Any) -> None:
-        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "images")
+        super().__init__(cfg)
+        self._val = self._val or self._test
+
+    def read_lists(self, cfg: Any) -> tuple[list[Datum], None, list[Datum]]:
+        """List the folders; the validation images are the test images."""
         names_file = os.path.join(self.dataset_dir, "classnames.txt")
-        parts = [os.path.join(self.image_dir, part) for part in ("train", "val")]
-        common.require(self, *parts, names_file)
-        names = common.read_classnames(names_file)
+        names = read_classnames(names_file)
         listing = list_cached(self.image_dir, os.path.join(self.dataset_dir, "preprocessed.json"))
-        train, test = (to_items(part, listing[os.path.basename(part)], names, names_file) for part in parts)
-        train, _, test = common.finalize(cfg, self.dataset_dir, train, None, test)
-        super().__init__(train_x=train, val=test, test=test)
+        train, test = (
+            to_items(os.path.join(self.image_dir, part), listing[part], names, names_file) for part in ("train", "val")
+        )
+        return train, None, test

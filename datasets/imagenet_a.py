@@ -1,16 +1,12 @@
 """ImageNet-A: photos that fool classifiers, over 200 of ImageNet's classes."""
 
-import os
-from typing import Any
+from dassl.data.datasets import DATASET_REGISTRY
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-from . import common
-from .imagenet_files import read_variant
+from .imagenet_files import ImageNetVariant
 
 
 @DATASET_REGISTRY.register()
-class ImageNetA(DatasetBase):
+class ImageNetA(ImageNetVariant):
     """ImageNet-A (Hendrycks et al., Natural adversarial examples, CVPR 2021).
 
     Source: https://github.com/hendrycks/natural-adv-examples. Licence: MIT.
@@ -28,13 +24,5 @@ class ImageNetA(DatasetBase):
     """
 
     dataset_dir = "imagenet-adversarial"
+    image_dir = "imagenet-a"
     official = {"classes": 200, "test": 7500}
-    test_only = True
-
-    def __init__(self, cfg: Any) -> None:
-        root = common.data_root(cfg)
-        self.dataset_dir = os.path.join(root, self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "imagenet-a")
-        items = read_variant(self, root, self.image_dir)
-        train, _, test = common.finalize(cfg, self.dataset_dir, items, None, items, few_shot=False)
-        super().__init__(train_x=train, test=test)

@@ -1,35 +1,35 @@
-"""Listing of ImageNet and its variants: class folders, and class names in a text file."""
+"""What ImageNet and its variants share: class folders, and class names in a text file."""
 
 import hashlib
-import json
 import os
 from typing import Any
 
 from dassl.data.datasets import Datum
+from dassl.utils import read_json
 
-from . import common
+from .base import Reader
+from .files import list_folders, list_images, read_classnames, require, write_json
 
 
 def list_cached(image_dir: str, cache: str) -> dict[str, dict[str, list[str]]]:
     """List train and val by class folder; the 1.3 million names are kept in a file until a folder changes."""
-    folders = {part: common.list_folders(os.path.join(image_dir, part)) for part in ("train", "val")}
+    folders = {part: list_folders(os.path.join(image_dir, part)) for part in ("train", "val")}
     stamp = hashlib.sha256()
     for part, names in folders.items():
         for name in names:
             changed = os.stat(os.path.join(image_dir, part, name)).st_mtime_ns
             stamp.update(f"{part}/{name} {changed}\n".encode())
     try:
-        with open(cache, encoding="utf-8") as f:
-            kept = json.load(f)
+        kept = read_json(cache)
         if kept["stamp"] == stamp.hexdigest():
             return {"train": kept["train"], "val": kept["val"]}
     except (OSError, ValueError, KeyError, TypeError):
         pass
     listing = {
-        part: {name: common.list_images(os.path.join(image_dir, part, name)) for name in names}
+        part: {name: list_images(os.path.join(image_dir, part, name)) for name in names}
         for part, names in folders.items()
     }
-    common.write_json({"stamp": stamp.hexdigest(), **listing}, cache, "ImageNet's listing")
+    write_json({"stamp": stamp.hexdigest(), **listing}, cache, "ImageNet's listing")
     return listing
 
 
@@ -61,26 +61,28 @@ def to_items(folder: str, images: dict[str, list[str]], names: dict[str, str], n
     ]
 
 
-def read_variant(reader: Any, root: str, image_dir: str, numbered: bool = False) -> list[Datum]:
-    """List one of ImageNet's test sets, over the classes that it has.
+class ImageNetVariant(Reader):
+    """One of ImageNet's test sets, over the classes that it has; its images also stand in as train.
 
-    Args:
-        reader: the data set, for errors; its ``dataset_dir`` is set.
-        root: ``DATASET.ROOT``; ``imagenet/classnames.txt`` serves where the set has no file of its own.
-        image_dir: folder of the class folders.
-        numbered: class folders are called 0, 1, ... in the order of classnames.txt.
-
-    Returns:
-        The items, labels in the order of the sorted (or numbered) folders.
+    Attributes:
+        numbered: class folders are called 0, 1, ... in the order of classnames.txt; else labels follow the sorted
+            folders.
     """
-    own = os.path.join(reader.dataset_dir, "classnames.txt")
-    shared = os.path.join(root, "imagenet", "classnames.txt")
-    names_file = own if os.path.exists(own) or not os.path.exists(shared) else shared
-    common.require(reader, image_dir, names_file)
-    names = common.read_classnames(names_file)
-    if numbered:
-        names = {str(number): name for number, name in enumerate(names.values())}
-        common.require(reader, *(os.path.join(image_dir, number) for number in names))
-    folders = list(names) if numbered else common.list_folders(image_dir)
-    images = {f: common.list_images(os.path.join(image_dir, f)) for f in folders}
-    return to_items(image_dir, images, names, names_file)
+
+    test_only = True
+    numbered = False
+
+    def read_lists(self, cfg: Any) -> tuple[list[Datum], None, list[Datum]]:
+        """List the class folders; ``imagenet/classnames.txt`` serves where the set has no file of its own."""
+        own = os.path.join(self.dataset_dir, "classnames.txt")
+        shared = os.path.join(self.root, "imagenet", "classnames.txt")
+        names_file = own if os.path.exists(own) or not os.path.exists(shared) else shared
+        require(self, names_file)
+        names = read_classnames(names_file)
+        if self.numbered:
+            names = {str(number): name for number, name in enumerate(names.values())}
+            require(self, *(os.path.join(self.image_dir, number) for number in names))
+        folders = list(names) if self.numbered else list_folders(self.image_dir)
+        images = {f: list_images(os.path.join(self.image_dir, f)) for f in folders}
+        items = to_items(self.image_dir, images, names, names_file)
+        return items, None, items

@@ -1,16 +1,12 @@
 """ImageNet-R: art, cartoons, toys and other renditions of 200 of ImageNet's classes."""
 
-import os
-from typing import Any
+from dassl.data.datasets import DATASET_REGISTRY
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-from . import common
-from .imagenet_files import read_variant
+from .imagenet_files import ImageNetVariant
 
 
 @DATASET_REGISTRY.register()
-class ImageNetR(DatasetBase):
+class ImageNetR(ImageNetVariant):
     """ImageNet-R (Hendrycks et al., The many faces of robustness, ICCV 2021).
 
     Source: https://github.com/hendrycks/imagenet-r. Licence: MIT.
@@ -28,13 +24,5 @@ class ImageNetR(DatasetBase):
     """
 
     dataset_dir = "imagenet-rendition"
+    image_dir = "imagenet-r"
     official = {"classes": 200, "test": 30000}
-    test_only = True
-
-    def __init__(self, cfg: Any) -> None:
-        root = common.data_root(cfg)
-        self.dataset_dir = os.path.join(root, self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "imagenet-r")
-        items = read_variant(self, root, self.image_dir)
-        train, _, test = common.finalize(cfg, self.dataset_dir, items, None, items, few_shot=False)
-        super().__init__(train_x=train, test=test)

@@ -1,16 +1,12 @@
 """ImageNetV2: new test images for ImageNet's classes."""
 
-import os
-from typing import Any
+from dassl.data.datasets import DATASET_REGISTRY
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-from . import common
-from .imagenet_files import read_variant
+from .imagenet_files import ImageNetVariant
 
 
 @DATASET_REGISTRY.register()
-class ImageNetV2(DatasetBase):
+class ImageNetV2(ImageNetVariant):
     """ImageNetV2, matched frequency (Recht et al., Do ImageNet classifiers generalize to ImageNet?, 2019).
 
     Source: https://github.com/modestyachts/ImageNetV2. Licence: MIT.
@@ -28,13 +24,6 @@ class ImageNetV2(DatasetBase):
     """
 
     dataset_dir = "imagenetv2"
+    image_dir = "imagenetv2-matched-frequency-format-val"
+    numbered = True
     official = {"classes": 1000, "test": 10000}
-    test_only = True
-
-    def __init__(self, cfg: Any) -> None:
-        root = common.data_root(cfg)
-        self.dataset_dir = os.path.join(root, self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "imagenetv2-matched-frequency-format-val")
-        items = read_variant(self, root, self.image_dir, numbered=True)
-        train, _, test = common.finalize(cfg, self.dataset_dir, items, None, items, few_shot=False)
-        super().__init__(train_x=train, test=test)

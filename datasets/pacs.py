@@ -3,16 +3,19 @@
 import os
 from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from . import common
-from .image_folder import load_splits, pick_domains
+from .base import DomainReader
+from .domains import choose_domains
+from .files import parse_lines
+from .image_folder import load_splits
+from .splits import Lists
 
 BROKEN = ("sketch/dog/n02103406_4068-1.png",)  # left out by everybody who reports PACS numbers
 
 
 @DATASET_REGISTRY.register()
-class PACS(DatasetBase):
+class PACS(DomainReader):
     """PACS (Li et al., Deeper, broader and artier domain generalization, ICCV 2017).
 
     Source: https://github.com/KaiyangZhou/Dassl.pytorch (DATASETS.md, layout and lists).
@@ -36,39 +39,35 @@ class PACS(DatasetBase):
     domains = ["art_painting", "cartoon", "photo", "sketch"]
     official = {"classes": 7, "images": 9991}
 
-    def __init__(self, cfg: Any) -> None:
-        folder = os.path.join(common.data_root(cfg), self.dataset_dir)
-        images = os.path.join(folder, "images")
-        common.require(self, images)
-        sources, targets = common.choose_domains(cfg, self.domains, "PACS")
-        files = [d for d in ("splits", "splits_") if os.path.isdir(os.path.join(folder, d))]
+    def read_splits(self, cfg: Any) -> dict[str, Lists]:
+        """The lists of each domain, from the official files where they serve."""
+        sources, targets = choose_domains(cfg, self.domains, "PACS")
+        files = [d for d in ("splits", "splits_") if os.path.isdir(os.path.join(self.dataset_dir, d))]
         if files and not cfg.DATASET.SPLIT_FILE and not set(sources) & set(targets):
-            splits = {d: read_official(os.path.join(folder, files[0]), images, d) for d in self.domains}
+            folder = os.path.join(self.dataset_dir, files[0])
+            splits = {d: read_official(folder, self.image_dir, d) for d in self.domains}
         else:
-            splits = load_splits(cfg, images, os.path.join(folder, "split_PACS.json"))
-        lists = pick_domains(cfg, without_broken(splits, images), "PACS")
-        train, val, test = common.finalize(cfg, folder, *lists)
-        super().__init__(train_x=train, val=val, test=test)
+            splits = load_splits(cfg, self.image_dir, os.path.join(self.dataset_dir, "split_PACS.json"))
+        return without_broken(splits, self.image_dir)
 
 
-def read_official(split_dir: str, image_dir: str, domain: str) -> common.Lists:
+def read_official(split_dir: str, image_dir: str, domain: str) -> Lists:
     """Train and val lists of one domain from the files of the authors (an empty test list)."""
-    lists: common.Lists = ([], [], [])
-    for items, part in zip(lists, ("train", "crossval"), strict=False):
-        file = os.path.join(split_dir, f"{domain}_{part}_kfold.txt")
-        common.require(PACS, file)
-        for line in common.read_lines(file):
-            with common.parsing(f"{file}, {line!r}", "<domain>/<class>/<image> <label from 1>"):
-                name, label = line.rsplit(" ", 1)
-                path = os.path.join(image_dir, name)
-                items.append(Datum(impath=path, label=int(label) - 1, classname=name.split("/")[-2]))
-    return lists
+
+    def parse(line: str) -> Datum:
+        name, label = line.rsplit(" ", 1)
+        return Datum(os.path.join(image_dir, name), label=int(label) - 1, classname=name.split("/")[-2])
+
+    files = (os.path.join(split_dir, f"{domain}_{part}_kfold.txt") for part in ("train", "crossval"))
+    train, val = (parse_lines(PACS, file, "<domain>/<class>/<image> <label from 1>", parse) for file in files)
+    return train, val, []
 
 
-def without_broken(splits: dict[str, common.Lists], image_dir: str) -> dict[str, common.Lists]:
+def without_broken(splits: dict[str, Lists], image_dir: str) -> dict[str, Lists]:
     """The same lists without the `BROKEN` images."""
     broken = {os.path.join(image_dir, *name.split("/")) for name in BROKEN}
-    return {
-        domain: tuple([d for d in items if d.impath not in broken] for items in lists)
-        for domain, lists in splits.items()
-    }
+
+    def without(items: list[Datum]) -> list[Datum]:
+        return [d for d in items if d.impath not in broken]
+
+    return {domain: (without(a), without(b), without(c)) for domain, (a, b, c) in splits.items()}

@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import common
 from .catalog import RENDERED, TABLE, is_there, list_sets, missing_parts, read_table, reader_class, resolve
 from .fetch.download import DownloadError, UnpackError, checksum, download, is_archive, unpack
 from .fetch.imagenet_archives import unpack_imagenet
 from .fetch.remote_zip import NoRangesError, fetch_member
+from .files import list_folders, read_classnames
 from .shapes import render_dataset
 
 DOWNLOADS = ".downloads"  # in the set's folder: archives and unfinished downloads
@@ -154,7 +154,7 @@ def _check_text(path: str, url: str) -> None:
             with open(path, encoding="utf-8") as f:
                 json.load(f)
         elif path.endswith("classnames.txt"):
-            common.read_classnames(path)
+            read_classnames(path)
     except ValueError as e:
         os.remove(path)
         raise DownloadError(f"{url} gave something else than {os.path.basename(path)} ({e}).") from e
@@ -193,7 +193,7 @@ def find(folder: str, name: str) -> str | None:
             path = os.path.join(parent, *name.split("/"))
             if os.path.exists(path):
                 return path
-        level = [os.path.join(parent, n) for parent in level for n in common.list_folders(parent)]
+        level = [os.path.join(parent, n) for parent in level for n in list_folders(parent)]
     return None
 
 

@@ -10,15 +10,16 @@ import random
 import shutil
 import tempfile
 import time
-from typing import Any, ClassVar
+from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.utils import progress
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import progress, read_json
 
-from . import common
-from .files import respect_read_only
-from .image_folder import load_splits, pick_domains
+from .base import DomainReader
+from .files import data_root, respect_read_only
+from .image_folder import load_splits
 from .rendered.render import DOMAINS, VOCABULARIES, render
+from .splits import Lists
 
 VERSION = 1  # count up whenever the same seed gives other pixels
 SEED = 0  # of the pictures; it belongs to the data set, so it does not follow cfg.SEED
@@ -28,22 +29,18 @@ STAMP = "rendered.json"
 STALE_SEC = 3600  # no rendering takes that long: older unfinished folders were left behind by a kill
 
 
-class Rendered(DatasetBase):
-    """Base of the rendered sets: draws the pictures when they are missing, then reads them as any other set.
+class Rendered(DomainReader):
+    """Base of the rendered sets: draws the pictures when they are missing, then reads them as any other set."""
 
-    Train and val come from the source domains, test from the target domains (all of them by default); all
-    images of an unseen target domain are test images.
-    """
-
-    dataset_dir: ClassVar[str]
     domains = list(DOMAINS)
 
     def __init__(self, cfg: Any) -> None:
-        name = type(self).__name__
-        folder = render_dataset(name, os.path.join(common.data_root(cfg), self.dataset_dir))
-        splits = load_splits(cfg, os.path.join(folder, "images"), os.path.join(folder, split_name(name)))
-        train, val, test = common.finalize(cfg, folder, *pick_domains(cfg, splits, name))
-        super().__init__(train_x=train, val=val, test=test)
+        render_dataset(type(self).__name__, os.path.join(data_root(cfg), self.dataset_dir))
+        super().__init__(cfg)
+
+    def read_splits(self, cfg: Any) -> dict[str, Lists]:
+        """The lists of each domain, from the split file that was written with the pictures."""
+        return load_splits(cfg, self.image_dir, os.path.join(self.dataset_dir, split_name(type(self).__name__)))
 
 
 @DATASET_REGISTRY.register()
@@ -196,8 +193,7 @@ def stamp(name: str) -> dict[str, Any]:
 
 def _check_stamp(name: str, folder: str) -> None:
     try:
-        with open(os.path.join(folder, STAMP), encoding="utf-8") as f:
-            found = json.load(f)
+        found = read_json(os.path.join(folder, STAMP))
     except (OSError, ValueError) as e:
         raise ValueError(
             f"{name}: {folder} was not rendered by this reader (no readable {STAMP} in it: {e}). "

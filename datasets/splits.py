@@ -1,17 +1,37 @@
 """Train, val and test lists: from split files, or drawn as CoOp draws them."""
 
-import json
 import os
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dassl.data.datasets import Datum
+from dassl.names import did_you_mean
+from dassl.utils import read_json
 
-from .files import IMAGE_EXTENSIONS, list_folders, list_images, relative, require_images, write_json
+from .files import absolute, class_images, composed, list_folders, relative, require_images, write_json
 
-Lists = tuple[list[Datum], list[Datum], list[Datum]]
+Lists = tuple[list[Datum], list[Datum], list[Datum]]  # train, val, test
+MaybeVal = tuple[list[Datum], list[Datum] | None, list[Datum]]
+
+
+def chosen_split(cfg: Any) -> str:
+    """Absolute path of ``DATASET.SPLIT_FILE``, or "" when the reader's own place holds.
+
+    Raises:
+        FileNotFoundError: it does not exist; a split is only drawn for the reader's own place.
+    """
+    if not cfg.DATASET.SPLIT_FILE:
+        return ""
+    path = absolute(cfg.DATASET.SPLIT_FILE)
+    if not os.path.isfile(path):
+        folder, name = os.path.split(path)
+        hint = did_you_mean(name, os.listdir(folder) if os.path.isdir(folder) else [])
+        raise FileNotFoundError(
+            f"DATASET.SPLIT_FILE: there is no file {path}.{hint} Leave the key empty to have a split drawn."
+        )
+    return path
 
 
 def read_split(filepath: str, path_prefix: str) -> Lists:
@@ -25,34 +45,69 @@ def read_split(filepath: str, path_prefix: str) -> Lists:
         train, val and test in the order of the file.
 
     Raises:
-        ValueError: the file is not JSON or has another structure.
+        ValueError: the file is not JSON, has another structure, or trains on test images.
         FileNotFoundError: images that the file names are not there.
     """
     print(f"Reading split from {filepath}")
     try:
-        with open(filepath, encoding="utf-8") as f:
-            split = json.load(f)
-        train, val, test = (
-            [Datum(impath=p, label=y, classname=c) for p, y, c in _entries(split[part], path_prefix)]
-            for part in ("train", "val", "test")
-        )
+        split = read_json(filepath)
+        parts = {part: _entries(part, split[part]) for part in ("train", "val", "test")}
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(
             f"Unreadable split file {filepath} ({type(e).__name__}: {e}). Expected a JSON object with "
             'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
             "Mend it, or delete it to have a new split drawn."
         ) from e
-    require_images([d.impath for d in train + val + test], filepath)
+    written = {
+        path: os.path.normpath(os.path.join(path_prefix, path)) for rows in parts.values() for path, _, _ in rows
+    }
+    found = require_images(list(written.values()), filepath)
+    train, val, test = (
+        [Datum(impath=found[written[path]], label=y, classname=composed(c)) for path, y, c in rows]
+        for rows in parts.values()
+    )
+    check_overlap(train, val, test, filepath)
     return train, val, test
 
 
-def _entries(rows: Any, path_prefix: str) -> list[tuple[str, int, str]]:
-    entries = []
-    for path, label, classname in rows:
-        if not isinstance(path, str) or not isinstance(classname, str) or int(label) < 0:
-            raise ValueError(f"bad entry {[path, label, classname]}")
-        entries.append((os.path.join(path_prefix, path), int(label), classname))
-    return entries
+def _entries(part: str, rows: Any) -> list[tuple[str, int, str]]:
+    for number, row in enumerate(rows, start=1):
+        path, label, classname = row if isinstance(row, list) and len(row) == 3 else (None, None, None)
+        # Not isinstance: true is an int, and would be taken for the label 1.
+        if not (isinstance(path, str) and isinstance(classname, str) and type(label) is int and label >= 0):
+            raise ValueError(f'entry {number} of "{part}" is {row!r}; labels are whole numbers from 0')
+    return list(rows)
+
+
+def check_overlap(train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Datum], source: str) -> None:
+    """Refuse lists that train on test images or give an image two labels; tell of other repetitions.
+
+    Args:
+        train: the training list.
+        val: the validation list.
+        test: the test list.
+        source: where they come from, for messages.
+
+    Raises:
+        ValueError: an image is in train and test, or has two labels.
+    """
+    names = ("train", "val", "test")
+    labels: dict[str, int] = {}
+    for d in (*train, *val, *test):
+        if labels.setdefault(d.impath, d.label) != d.label:
+            raise ValueError(f"{source} gives {d.impath} two labels: {labels[d.impath]} and {d.label}.")
+    counts = [Counter(d.impath for d in items) for items in (train, val, test)]
+    for i, j in ((0, 2), (0, 1), (1, 2)):
+        shared = sorted(counts[i].keys() & counts[j].keys())
+        if shared:
+            told = f"{len(shared)} images in {names[i]} and in {names[j]}, such as {shared[0]}"
+            if (i, j) == (0, 2):
+                raise ValueError(f"{source} has {told}: testing on images that were trained on means nothing.")
+            print(f"Warning: {source} has {told}")
+    for name, count in zip(names, counts, strict=True):
+        repeated = sorted(path for path, n in count.items() if n > 1)
+        if repeated:
+            print(f"Warning: {source} has {len(repeated)} images more than once in {name}, such as {repeated[0]}")
 
 
 def save_split(
@@ -99,6 +154,7 @@ def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable
     if not os.path.exists(split_path):
         train, val, test = make(generator(cfg.SEED))
         require_images([d.impath for d in train + val + test], os.path.dirname(split_path))
+        check_overlap(train, val, test, os.path.dirname(split_path))
         if not save_split(train, val, test, split_path, image_dir):
             print(f"This split holds for SEED {cfg.SEED} only; evaluate with the same seed.")
             return train, val, test
@@ -178,7 +234,7 @@ def read_and_split_data(
     p_trn: float = 0.5,
     p_val: float = 0.2,
     ignored: Sequence[str] = (),
-    new_cnames: dict[str, str] | None = None,
+    new_cnames: Mapping[str, str] | None = None,
     rng: Any = random,
 ) -> Lists:
     """List ``image_dir/class/image`` and split every class, as CoOp does for sets without official splits.
@@ -201,7 +257,7 @@ def read_and_split_data(
     val: list[Datum] = []
     test: list[Datum] = []
     for label, folder in enumerate(folders):
-        images = [d.impath for d in read_class(os.path.join(image_dir, folder), label, folder)]
+        images, _ = class_images(os.path.join(image_dir, folder))
         classname = (new_cnames or {}).get(folder, folder)
         parts = split_class(images, folder, p_trn, p_val, rng)
         for items, part in zip((train, val, test), parts, strict=True):
@@ -209,20 +265,10 @@ def read_and_split_data(
     return train, val, test
 
 
-def read_class(folder: str, label: int, classname: str) -> list[Datum]:
-    """All images of one class folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: the folder holds no image.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"The folder {folder} of class {classname!r} is missing.")
-    paths = [os.path.join(folder, n) for n in list_images(folder)]
-    if not paths:
-        allowed = ", ".join(IMAGE_EXTENSIONS)
-        raise ValueError(f"The folder {folder} of class {classname!r} holds no image ({allowed}).")
-    return [Datum(impath=p, label=label, classname=classname) for p in paths]
+def replaced(d: Datum, **changes: Any) -> Datum:
+    """A copy of an item with other fields."""
+    fields = {name: getattr(d, name) for name in ("impath", "label", "domain", "classname", "as_people_see")}
+    return Datum(**(fields | changes))
 
 
 def group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:

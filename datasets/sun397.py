@@ -3,13 +3,15 @@
 import os
 from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from . import common
+from .base import Reader
+from .files import parse_lines, read_lines, require
+from .splits import Lists, split_trainval
 
 
 @DATASET_REGISTRY.register()
-class SUN397(DatasetBase):
+class SUN397(Reader):
     """SUN397 (Xiao et al., SUN database: large-scale scene recognition from abbey to zoo, CVPR 2010).
 
     Source: https://vision.princeton.edu/projects/2010/SUN. Licence: none stated.
@@ -26,34 +28,24 @@ class SUN397(DatasetBase):
     """
 
     dataset_dir = "sun397"
+    image_dir = "SUN397"
     official = {"classes": 397, "train": 15880, "val": 3970, "test": 19850}
 
-    def __init__(self, cfg: Any) -> None:
-        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "SUN397")
-        self.split_path = os.path.join(self.dataset_dir, "split_zhou_SUN397.json")
-        common.require(self, self.image_dir)
-        lists = common.load_or_make_split(cfg, self.split_path, self.image_dir, self.make_split)
-        train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
-        super().__init__(train_x=train, val=val, test=test)
-
-    def make_split(self, rng: Any) -> common.Lists:
+    def make_split(self, rng: Any) -> Lists:
         """Split the first official training list; the first official test list stays as it is."""
         names_file = os.path.join(self.dataset_dir, "ClassName.txt")
-        common.require(self, names_file)
-        labels = {line[1:]: label for label, line in enumerate(common.read_lines(names_file))}
-        train, val = common.split_trainval(self.read_data(labels, "Training_01.txt"), rng=rng)
+        require(self, names_file)
+        labels = {line[1:]: label for label, line in enumerate(read_lines(names_file))}
+        train, val = split_trainval(self.read_data(labels, "Training_01.txt"), rng=rng)
         return train, val, self.read_data(labels, "Testing_01.txt")
 
     def read_data(self, cname2lab: dict[str, int], text_file: str) -> list[Datum]:
         """Read lines ``/<letter>/<class>[/<part>]/<image>``; the part comes first in the class name."""
+
+        def parse(line: str) -> Datum:
+            folder = os.path.dirname(line[1:])
+            classname = " ".join(reversed(folder.split("/")[1:]))
+            return Datum(os.path.join(self.image_dir, line[1:]), label=cname2lab[folder], classname=classname)
+
         path = os.path.join(self.dataset_dir, text_file)
-        common.require(self, path)
-        items = []
-        for line in common.read_lines(path):
-            with common.parsing(f"{path}, {line!r}", "a line of ClassName.txt, a slash and an image"):
-                folder = os.path.dirname(line[1:])
-                classname = " ".join(reversed(folder.split("/")[1:]))
-                image = os.path.join(self.image_dir, line[1:])
-                items.append(Datum(impath=image, label=cname2lab[folder], classname=classname))
-        return items
+        return parse_lines(self, path, "a line of ClassName.txt, a slash and an image", parse)

@@ -4,13 +4,15 @@ import os
 import re
 from typing import Any
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from . import common
+from .base import Reader
+from .files import parse_lines, parsing, read_lines, require
+from .splits import Lists, split_trainval
 
 
 @DATASET_REGISTRY.register()
-class UCF101(DatasetBase):
+class UCF101(Reader):
     """UCF101 (Soomro et al., UCF101: a dataset of 101 human actions classes, 2012), one frame per video.
 
     Source: https://www.crcv.ucf.edu/data/UCF101.php; frames by CoOp's authors. Licence: none stated.
@@ -27,36 +29,27 @@ class UCF101(DatasetBase):
     """
 
     dataset_dir = "ucf101"
+    image_dir = "UCF-101-midframes"
     official = {"classes": 101, "train": 7639, "val": 1898, "test": 3783}
 
-    def __init__(self, cfg: Any) -> None:
-        self.dataset_dir = os.path.join(common.data_root(cfg), self.dataset_dir)
-        self.image_dir = os.path.join(self.dataset_dir, "UCF-101-midframes")
-        self.split_path = os.path.join(self.dataset_dir, "split_zhou_UCF101.json")
-        common.require(self, self.image_dir)
-        lists = common.load_or_make_split(cfg, self.split_path, self.image_dir, self.make_split)
-        train, val, test = common.finalize(cfg, self.dataset_dir, *lists)
-        super().__init__(train_x=train, val=val, test=test)
-
-    def make_split(self, rng: Any) -> common.Lists:
+    def make_split(self, rng: Any) -> Lists:
         """Split the first official training list; the first official test list stays as it is."""
         index = os.path.join(self.dataset_dir, "ucfTrainTestlist", "classInd.txt")
-        common.require(self, index)
-        with common.parsing(index, "lines <label from 1> <ClassName>"):
-            rows = [line.split(" ") for line in common.read_lines(index)]
+        require(self, index)
+        with parsing(index, "lines <label from 1> <ClassName>"):
+            rows = [line.split(" ") for line in read_lines(index)]
             labels = {name: int(number) - 1 for number, name in rows}
-        train, val = common.split_trainval(self.read_data(labels, "trainlist01.txt"), rng=rng)
+        train, val = split_trainval(self.read_data(labels, "trainlist01.txt"), rng=rng)
         return train, val, self.read_data(labels, "testlist01.txt")
 
     def read_data(self, cname2lab: dict[str, int], text_file: str) -> list[Datum]:
         """Read lines ``<ClassName>/<video>.avi [<label>]``; the class becomes ``Class_Name``."""
+
+        def parse(line: str) -> Datum:
+            action, video = line.split(" ")[0].split("/")
+            name = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
+            return Datum(impath=image, label=cname2lab[action], classname=name)
+
         path = os.path.join(self.dataset_dir, "ucfTrainTestlist", text_file)
-        common.require(self, path)
-        items = []
-        for line in common.read_lines(path):
-            with common.parsing(f"{path}, {line!r}", "<ClassName>/<video>.avi, with a name of classInd.txt"):
-                action, video = line.split(" ")[0].split("/")
-                name = "_".join(re.findall("[A-Z][^A-Z]*", action))
-                image = os.path.join(self.image_dir, name, video.replace(".avi", ".jpg"))
-                items.append(Datum(impath=image, label=cname2lab[action], classname=name))
-        return items
+        return parse_lines(self, path, "<ClassName>/<video>.avi, with a name of classInd.txt", parse)

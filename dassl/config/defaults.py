@@ -46,7 +46,7 @@ def get_cfg_default() -> CfgNode:
     cfg.DATASET.NUM_LABELED = -1
     cfg.DATASET.NUM_SHOTS = -1  # images per class; -1: all
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base (first half of the labels) or new (the rest)
-    cfg.DATASET.SPLIT_FILE = ""  # ImageFolder: where its split lies; empty: in the folder itself
+    cfg.DATASET.SPLIT_FILE = ""  # a split file to read; empty: the one at the data set's own place
     cfg.DATASET.VAL_PERCENT = 0.1
     cfg.DATASET.ALL_AS_UNLABELED = False
 

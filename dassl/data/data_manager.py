@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from dassl.utils import read_image, seeded
+from dassl.utils import read_image, require_readable, seeded
 
 from .datasets import DatasetBase, Datum, build_dataset
 from .image_cache import ImageCache
@@ -64,7 +64,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
-        image = self.cache.get(idx, partial(read_image, item.impath))
+        image = self.cache.get(idx, partial(read_image, item.impath, item.as_people_see))
         output: dict[str, Any] = {
             "label": item.label,
             "domain": item.domain,
@@ -178,6 +178,8 @@ class DataManager:
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
         dataset = dataset or build_dataset(cfg)
+        lists = (dataset.train_x, dataset.train_u, dataset.val, dataset.test)
+        require_readable([item.impath for items in lists for item in items or []])
 
         def train_loader(data: list[Datum] | None, node: CfgNode) -> DataLoader[Any] | None:
             if not data:

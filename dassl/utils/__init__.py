@@ -1,5 +1,6 @@
 """Helpers with Dassl's names: registry, logger, meters, files, checkpoints, seeds."""
 
+from .images import read_image, require_readable
 from .logger import setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry
@@ -9,8 +10,8 @@ from .tools import (
     listdir_nohidden,
     mkdir_if_missing,
     progress,
-    read_image,
     read_json,
+    read_text,
     seeded,
     set_random_seed,
     tolist_if_not,
@@ -39,6 +40,8 @@ __all__ = [
     "progress",
     "read_image",
     "read_json",
+    "read_text",
+    "require_readable",
     "resume_from_checkpoint",
     "save_checkpoint",
     "seeded",

@@ -1,4 +1,4 @@
-"""Files, seeds, images and the environment."""
+"""Files, seeds and the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import psutil
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -36,13 +35,6 @@ PACKAGES = (
 )
 
 
-class ImageReadError(OSError):
-    """An image file that cannot be decoded; its message stays one line when a worker process raised it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.strip().rpartition("ImageReadError: ")[2])
-
-
 def mkdir_if_missing(dirname: str) -> None:
     """Make a folder and its parents; an existing one is fine."""
     if dirname:
@@ -57,10 +49,29 @@ def check_isfile(fpath: str) -> bool:
     return found
 
 
-def read_json(fpath: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; raises ValueError naming the file when it is not JSON."""
+def read_text(fpath: str | os.PathLike[str]) -> str:
+    """Read a text file of any system: UTF-8, 16 or 32, with or without a byte-order mark; lines end in a line feed.
+
+    Raises:
+        ValueError: Another encoding; names the file, the line and what to do.
+    """
+    data = Path(fpath).read_bytes()
+    encoding = json.detect_encoding(data)
     try:
-        return json.loads(Path(fpath).read_text())
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding, "replace").splitlines() or [""]
+        raise ValueError(
+            f"{fpath}, line {len(before)}: after {before[-1][-40:]!r} come bytes that are not {encoding} "
+            f"({data[error.start : error.end]!r}). Save the file as UTF-8."
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(fpath: str | os.PathLike[str]) -> Any:
+    """Read a JSON file as `read_text` does; raises ValueError naming the file when it is not JSON."""
+    try:
+        return json.loads(read_text(fpath))
     except json.JSONDecodeError as error:
         raise ValueError(f"{fpath} is not valid JSON: {error}") from error
 
@@ -129,19 +140,6 @@ def seeded(*key: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-def read_image(path: str) -> Image.Image:
-    """Decode an image file to RGB.
-
-    Raises:
-        ImageReadError: Missing, truncated or not an image; names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders of damaged files raise whatever they stumble over
-        raise ImageReadError(f"cannot read image {path}: {' '.join(str(error).split())}") from error
 
 
 def progress(iterable: Iterable[T], desc: str, **kwargs: Any) -> Iterable[T]:

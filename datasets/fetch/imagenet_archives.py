@@ -7,7 +7,7 @@ import tempfile
 
 from tqdm import tqdm
 
-from ..common import read_lines
+from ..files import read_lines
 from .download import DownloadError, UnpackError, checksum, unpack
 from .matfile import read_mat
 

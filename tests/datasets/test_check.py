@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from datasets import check
 from datasets.dtd import DescribableTextures
@@ -145,6 +146,62 @@ def test_own_folder(run, tmp_path, image):
     assert status == 0
     assert "8 of 8 decode" in out
     assert {p.name for p in (tmp_path / "own").iterdir()} == {"a", "b"}
+
+
+def test_own_folder_with_special_images(run, tmp_path, image):
+    own = tmp_path / "own"
+    for i in range(8):
+        image(own / "ab"[i % 2] / f"{i}.png", i)
+    Image.new("I;16", (8, 8), 1000).save(own / "a" / "deep.png")
+    Image.new("RGBA", (8, 8)).save(own / "b" / "clear.png")
+    (own / "b" / "x.heic").touch()
+    status, out = run("image_folder", root=own)
+    assert status == 0
+    assert f"note: 1 images have more than 8 bits a channel, shown as people see them, such as {own}/a/deep.png" in out
+    assert f"note: 1 images have transparent parts, shown as people see them, such as {own}/b/clear.png" in out
+    assert "note: 1 files that Pillow cannot read are left out (.heic: 1)" in out
+    assert "All is well" not in out
+
+
+def test_own_folder_with_the_same_picture_in_train_and_test(run, tmp_path, image):
+    own = tmp_path / "own"
+    for part, c, i, seed in [("Train", "a", 0, 0), ("Train", "b", 1, 1), ("Test", "a", 2, 0), ("Test", "b", 3, 3),
+                             ("Train", "a", 4, 4), ("Train", "b", 5, 4), ("Test", "b", 6, 3)]:  # fmt: skip
+        image(own / part / c / f"{i}.png", seed)
+    status, out = run("image_folder", root=own)
+    assert status == 1
+    pair = f"{own}/Train/a/0.png = {own}/Test/a/2.png"
+    assert f"1 pictures are there in train and in test, such as {pair}" in out
+    assert f"1 pictures are there under two labels, such as {own}/Train/a/4.png = {own}/Train/b/5.png" in out
+    assert f"note: 1 pictures are there more than once, such as {own}/Test/b/3.png = {own}/Test/b/6.png" in out
+
+
+def test_published_sets_are_what_they_are(dtd, run):
+    """Their repetitions and sideways photos are told, not held against them."""
+    good = (dtd / "images" / "banded" / "0.jpg").read_bytes()
+    (dtd / "images" / "banded" / "3.jpg").write_bytes(good)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(dtd / "images" / "woven" / "0.jpg", exif=exif)
+    status, out = run("dtd")
+    assert status == 0
+    assert "note: 1 pictures are there in train and in test" in out
+    assert "note: 1 images lie on their side (EXIF), left as the published numbers have them" in out
+
+
+def test_split_file_with_leaks(run, tmp_path, image):
+    own = tmp_path / "own"
+    for i in range(4):
+        image(own / "ab"[i % 2] / f"{i}.png", i)
+    rows = [["a/0.png", 0, "a"], ["b/1.png", 1, "b"], ["b/1.png", 1, "b"]]
+    rest = [["a/2.png", 0, "a"], ["b/3.png", 1, "b"]]
+    split = own / "split_ImageFolder.json"
+    split.write_text(json.dumps({"train": rows, "val": [], "test": rest}))
+    status, out = run("image_folder", root=own)
+    assert (status, "1 images more than once in train" in out, "All is well" in out) == (0, True, False)
+    split.write_text(json.dumps({"train": rows, "val": [], "test": rows}))
+    status, out = run("image_folder", root=own)
+    assert (status, "2 images in train and in test" in out) == (1, True)
 
 
 def test_pacs_counts_all_files(run, tmp_path, image, monkeypatch):

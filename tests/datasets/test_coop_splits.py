@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dassl.data.datasets import Datum
-from datasets import catalog, common
+from datasets import base, catalog
 
 PUBLISHED = json.loads((Path(__file__).parent / "coop_splits.json").read_text(encoding="utf-8"))
 
@@ -33,7 +33,7 @@ def test_picks_are_the_published_ones(config, tmp_path, stem, shots, seed):
     picked = {}
     for half in ("all", "base", "new") if seed == 1 else ("all",):
         cfg = config(SEED=seed, NUM_SHOTS=shots, SUBSAMPLE_CLASSES=half)
-        got = common.finalize(cfg, str(tmp_path), train, val, val)
+        got = base.finalize(cfg, str(tmp_path), train, val, val)
         picked[half] = [[int(d.impath) for d in items] for items in got[:2]]
     digest = hashlib.sha256(json.dumps(picked["all"]).encode()).hexdigest()
     assert digest[:16] == PUBLISHED[stem]["picks"][f"{shots} {seed}"]
@@ -68,13 +68,13 @@ def test_class_names_and_label_order_of_ucf101(config, tmp_path, touch):
     cls = catalog.reader_class("ucf101")
     folder = tmp_path / "data" / cls.dataset_dir
     folders = [name for name, _ in PUBLISHED["ucf101"]["classes"]]
-    videos = [(name, name.replace("_", ""), i) for name in reversed(folders) for i in range(5)]
+    videos = [(name, name.replace("_", ""), i) for name in reversed(folders) for i in range(7)]
     touch(folder / "UCF-101-midframes", [f"{name}/v_{action}_{i}.jpg" for name, action, i in videos])
     (folder / "ucfTrainTestlist").mkdir()
     texts = {
         "classInd": [f"{y} {name.replace('_', '')}" for y, name in enumerate(folders, start=1)],
-        "trainlist01": [f"{action}/v_{action}_{i}.avi" for _, action, i in videos],
-        "testlist01": [f"{action}/v_{action}_{i}.avi" for _, action, i in videos],
+        "trainlist01": [f"{action}/v_{action}_{i}.avi" for _, action, i in videos if i < 5],
+        "testlist01": [f"{action}/v_{action}_{i}.avi" for _, action, i in videos if i >= 5],
     }
     for name, lines in texts.items():
         (folder / "ucfTrainTestlist" / f"{name}.txt").write_text("\n".join(lines))

@@ -73,7 +73,7 @@ def test_halves(pacs, config):
 
 
 def test_errors(pacs, config, tmp_path):
-    with pytest.raises(ValueError, match="'skech' of PACS.*'sketch'"):
+    with pytest.raises(ValueError, match="'skech' of PACS.*mean sketch"):
         PACS(config(TARGET_DOMAINS=["skech"]))
     with pytest.raises(FileNotFoundError, match=r"images is missing") as e:
         PACS(config(tmp_path / "nowhere"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datasets import catalog, common, prepare
+from datasets import catalog, files, prepare
 from datasets.fetch import download, imagenet_archives
 
 SAMPLES = json.loads((Path(__file__).parent / "mat_samples.json").read_text())
@@ -291,7 +291,7 @@ class TestCommand:
     def test_names(self, run, pets):
         status, _, err = run("oxford_pet", table=pets)
         assert status == 2
-        assert "did you mean oxford_pets" in err
+        assert "Did you mean oxford_pets" in err
         assert run(table=pets)[0] == 2
 
     def test_list(self, run, pets):
@@ -489,7 +489,7 @@ class TestTable:
 
     def test_needs_are_in_the_readers_trees(self, table):
         for stem, entry in table.items():
-            tree = common.expected_tree(catalog.reader_class(stem))
+            tree = files.expected_tree(catalog.reader_class(stem))
             for need in (need for part in entry["parts"] for need in part["needs"]):
                 assert need in tree or "images_variant_" in need, (stem, need)
 

@@ -20,14 +20,18 @@ class Datum:
         label: Class label, from 0.
         domain: Domain label, from 0.
         classname: Class name.
+        as_people_see: How the image is decoded, see `dassl.utils.read_image`.
     """
 
-    __slots__ = ("_classname", "_domain", "_impath", "_label")
+    __slots__ = ("_classname", "_domain", "_impath", "_label", "as_people_see")
 
-    def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = "") -> None:
+    def __init__(
+        self, impath: str = "", label: int = 0, domain: int = 0, classname: str = "", as_people_see: bool = False
+    ) -> None:
         if not isinstance(impath, str):
             raise TypeError(f"impath must be a string, got {type(impath).__name__}")
         self._impath, self._label, self._domain, self._classname = impath, label, domain, classname
+        self.as_people_see = as_people_see
 
     @property
     def impath(self) -> str:

@@ -19,13 +19,15 @@ from dassl.utils import (
     mkdir_if_missing,
     read_image,
     read_json,
+    read_text,
     seeded,
     set_random_seed,
     tolist_if_not,
     write_json,
     write_text,
 )
-from dassl.utils.tools import ImageReadError, versions
+from dassl.utils.images import ImageReadError
+from dassl.utils.tools import versions
 
 
 def draw() -> list[float]:
@@ -101,6 +103,28 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=f"{tmp_path}/a.json is not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_and_json_of_other_systems(encoding: str, end: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(f'{{{end}"a": "café"{end}}}{end}'.encode(encoding))
+    assert read_text(path) == '{\n"a": "café"\n}\n'
+    assert read_json(path) == {"a": "café"}
+
+
+def test_text_of_an_unknown_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "classnames.txt"
+    path.write_bytes(b"n01 tench\r\nn02 caf\xe9\r\n")
+    for read in (read_text, read_json):
+        with pytest.raises(ValueError, match=r"classnames\.txt, line 2: after 'n02 caf' .*not utf-8.*Save .* as UTF-8"):
+            read(path)
+
+
+def test_empty_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    assert read_text(tmp_path / "a.txt") == ""
 
 
 def test_old_file_survives_a_failure_to_write_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
