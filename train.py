@@ -70,11 +70,12 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         The frozen config.
 
     Raises:
-        ValueError: Unknown key (close matches named) or wrong type.
+        ValueError: Unknown key (close matches named), wrong type or a value that is not allowed.
         FileNotFoundError: A config file does not exist.
     """
     import trainers
-    from dassl.config import get_cfg_default, merge_file, merge_opts
+    from dassl.config import check_values, get_cfg_default, merge_file, merge_opts
+    from dassl.config.rules import RULES
 
     cfg = get_cfg_default()
     trainers.add_config(cfg)
@@ -97,6 +98,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         given["SEED"] = args.seed
     merge_opts(cfg, [item for pair in given.items() for item in pair])
     merge_opts(cfg, args.opts)
+    check_values(cfg, {**RULES, **getattr(trainers, "RULES", {})})
     cfg.freeze()
     return cfg
 

@@ -14,7 +14,6 @@ def config(*argv):
     [
         (["--root", "images"], "DATASET.ROOT", "images"),
         (["--output-dir", "out"], "OUTPUT_DIR", "out"),
-        (["--resume", "old"], "RESUME", "old"),
         (["--seed", "0"], "SEED", 0),
         (["--trainer", "GOPro"], "TRAINER.NAME", "GOPro"),
         (["--backbone", "ViT-B/32"], "MODEL.BACKBONE.NAME", "ViT-B/32"),
@@ -31,6 +30,15 @@ def test_a_flag_reaches_its_key(argv, key, value):
     for part in key.split("."):
         node = node[part]
     assert node == value
+
+
+def test_resume_reaches_its_key_when_there_is_a_checkpoint(tmp_path):
+    for folder in (tmp_path / "gone", tmp_path):
+        with pytest.raises(ValueError, match=f"RESUME must be empty or the folder of a run .*{folder}'"):
+            config("--resume", str(folder))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.pth.tar-3").touch()
+    assert config("--resume", str(tmp_path)).RESUME == str(tmp_path)
 
 
 def test_overrides_win_over_flags_and_flags_over_files():
