@@ -6,10 +6,12 @@ Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-
 from __future__ import annotations
 
 import argparse
-import re
 import sys
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dassl.names import is_config_key
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are parsed, so that --help answers at once
     from yacs.config import CfgNode
@@ -35,28 +37,50 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source-domains", nargs="+", help="domains to train on (DATASET.SOURCE_DOMAINS)")
     parser.add_argument("--target-domains", nargs="+", help="domains to test on (DATASET.TARGET_DOMAINS)")
     parser.add_argument("--transforms", nargs="+", help="training transforms (INPUT.TRANSFORMS)")
-    parser.add_argument("--config-file", default="", help="YAML file of the method")
-    parser.add_argument("--dataset-config-file", default="", help="YAML file of the data set")
+    parser.add_argument("--config-file", type=expanduser, default="", help="YAML file of the method")
+    parser.add_argument("--dataset-config-file", type=expanduser, default="", help="YAML file of the data set")
     parser.add_argument("--trainer", default="", help="method: GOPro, ZeroshotCLIP (TRAINER.NAME)")
     parser.add_argument("--backbone", default="", help="CLIP by name, MODEL:TAG or file (MODEL.BACKBONE.NAME)")
     parser.add_argument("--head", default="", help="name of a head, for trainers that have one (MODEL.HEAD.NAME)")
     parser.add_argument("--eval-only", action="store_true", help="test the checkpoint in --model-dir")
-    parser.add_argument("--model-dir", default="", help="run folder to load the checkpoint from, for --eval-only")
+    parser.add_argument(
+        "--model-dir", type=expanduser, default="", help="run folder to load the checkpoint from, for --eval-only"
+    )
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last)")
     parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Parse a command line; KEY VALUE pairs may also follow a flag that takes several words."""
-    args = build_parser().parse_args(argv)
-    for name in ("source_domains", "target_domains", "transforms"):
-        words = getattr(args, name) or []
-        keys = [i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_0-9]+(\.[A-Z_0-9]+)*", word)]
-        if keys:  # argparse gave the flag everything up to the next one
-            setattr(args, name, words[: keys[0]])
-            args.opts = words[keys[0] :] + args.opts
+    """Parse a command line; KEY VALUE pairs may stand anywhere in it.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Returns:
+        The flags, and in `opts` the pairs.
+
+    Raises:
+        ValueError: Flags that have no effect together, or --model-dir is no folder.
+    """
+    words: list[str] = []
+    pairs: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        follows_flag = bool(words) and words[-1].startswith("--") and "=" not in words[-1]
+        if is_config_key(word) and not follows_flag:
+            pairs += [word, *([] if (value := next(rest, None)) is None else [value])]
+        else:
+            words.append(word)
+    args = build_parser().parse_intermixed_args(words)
+    args.opts = pairs + args.opts
+    if args.eval_only and (args.no_train or args.resume):
+        raise ValueError("--eval-only tests the model in --model-dir: --no-train and --resume have no effect with it")
+    if not args.eval_only and (args.model_dir or args.load_epoch is not None):
+        raise ValueError("--model-dir and --load-epoch have no effect without --eval-only (to go on: --resume)")
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        raise FileNotFoundError(f"--model-dir {args.model_dir} is not a folder")
     return args
 
 
@@ -70,11 +94,12 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         The frozen config.
 
     Raises:
-        ValueError: Unknown key (close matches named) or wrong type.
+        ValueError: Unknown key (close matches named), wrong type or a value that is not allowed.
         FileNotFoundError: A config file does not exist.
     """
     import trainers
-    from dassl.config import get_cfg_default, merge_file, merge_opts
+    from dassl.config import check_values, get_cfg_default, merge_file, merge_opts
+    from dassl.config.rules import RULES
 
     cfg = get_cfg_default()
     trainers.add_config(cfg)
@@ -97,6 +122,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         given["SEED"] = args.seed
     merge_opts(cfg, [item for pair in given.items() for item in pair])
     merge_opts(cfg, args.opts)
+    check_values(cfg, {**RULES, **getattr(trainers, "RULES", {})})
     cfg.freeze()
     return cfg
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Words like PACS, VOC2007 or 2019 are no config keys: of those without a dot there are only these.
+_KEY = re.compile(r"[A-Z]\w*(\.\w+)+|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE|VERSION")
+
+
+def is_config_key(word: str) -> bool:
+    """Whether a word on a command line is the key of a KEY VALUE pair, known or mistyped."""
+    return _KEY.fullmatch(word) is not None
 
 
 def did_you_mean(word: str, allowed: Iterable[str], n: int = 3) -> str:

@@ -14,7 +14,6 @@ def config(*argv):
     [
         (["--root", "images"], "DATASET.ROOT", "images"),
         (["--output-dir", "out"], "OUTPUT_DIR", "out"),
-        (["--resume", "old"], "RESUME", "old"),
         (["--seed", "0"], "SEED", 0),
         (["--trainer", "GOPro"], "TRAINER.NAME", "GOPro"),
         (["--backbone", "ViT-B/32"], "MODEL.BACKBONE.NAME", "ViT-B/32"),
@@ -31,6 +30,15 @@ def test_a_flag_reaches_its_key(argv, key, value):
     for part in key.split("."):
         node = node[part]
     assert node == value
+
+
+def test_resume_reaches_its_key_when_there_is_a_checkpoint(tmp_path):
+    for folder in (tmp_path / "gone", tmp_path):
+        with pytest.raises(ValueError, match=f"RESUME must be empty or the folder of a run .*{folder}'"):
+            config("--resume", str(folder))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.pth.tar-3").touch()
+    assert str(tmp_path) == config("--resume", str(tmp_path)).RESUME
 
 
 def test_overrides_win_over_flags_and_flags_over_files():
@@ -50,6 +58,87 @@ def test_overrides_win_over_flags_and_flags_over_files():
 def test_pairs_may_follow_a_flag_of_several_words():
     cfg = config("--source-domains", "photo", "OPTIM.LR", "0.5", "DATASET.NUM_SHOTS", "4")
     assert cfg.DATASET.SOURCE_DOMAINS == ("photo",) and (cfg.OPTIM.LR, cfg.DATASET.NUM_SHOTS) == (0.5, 4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OPTIM.GAMMA 1e-5 SEED 3 --root images --no-train",
+        "OPTIM.GAMMA 1e-5 --root images SEED 3 --no-train",
+        "--no-train SEED 3 --root=images OPTIM.GAMMA 1e-5",
+        "--root images --no-train OPTIM.GAMMA 1e-5 SEED 3",
+    ],
+)
+def test_flags_and_pairs_may_stand_in_any_order(line):
+    args = train.parse_args(line.split())
+    cfg = train.build_config(args)
+    assert (cfg.DATASET.ROOT, cfg.OPTIM.GAMMA, cfg.SEED, args.no_train) == ("images", 1e-5, 3, True)
+
+
+def test_a_value_may_start_with_a_minus_and_the_last_pair_wins():
+    cfg = config("OPTIM.WARMUP_EPOCH", "-1", "INPUT.GN_MEAN", "-1e-3", "--seed", "-1", "INPUT.GN_MEAN", "-.5")
+    assert (cfg.OPTIM.WARMUP_EPOCH, cfg.INPUT.GN_MEAN, cfg.SEED) == (-1, -0.5, -1)
+
+
+@pytest.mark.parametrize("next_words", [["SEED", "3"], ["USE_CUDA", "False"], ["OPTIM.LR", "1"], ["--seed", "3"], []])
+@pytest.mark.parametrize("domains", [["CALTECH", "VOC2007"], ["2019", "2020"], ["A", "B_2"], ["PACS"]])
+def test_domains_in_capitals_and_digits_are_no_keys(domains, next_words):
+    for flag, key in (("--source-domains", "SOURCE_DOMAINS"), ("--target-domains", "TARGET_DOMAINS")):
+        assert config(flag, *domains, *next_words).DATASET[key] == tuple(domains)
+
+
+def test_the_value_of_a_flag_is_no_key():
+    assert config("--backbone", "RN50.PT", "--root", "SEED").DATASET.ROOT == "SEED"
+
+
+def test_mistyped_and_lower_case_keys_are_named():
+    for key in ("OPTIM.LRR", "optim.lr", "LEARNING_RATE"):
+        with pytest.raises(ValueError, match=f"unknown config key {key} in the command line"):
+            config(key, "1", "--root", "images")
+
+
+def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "model.pth.tar-1").touch()
+    (tmp_path / "own.yaml").write_text("DATASET: {SPLIT_FILE: ~/split.json}\n")
+    (tmp_path / "data.yaml").write_text("_BASE_: ~/base.yaml\n")
+    (tmp_path / "base.yaml").write_text("SEED: 3\n")
+    cfg = config(
+        *("--root=~/data", "--output-dir=~/out", "--resume", "~/run", "MODEL.BACKBONE.NAME", "~/clip.pt"),
+        *("--config-file=~/own.yaml", "--dataset-config-file", "~/data.yaml"),
+    )
+    paths = (cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.RESUME, cfg.MODEL.BACKBONE.NAME, cfg.DATASET.SPLIT_FILE)
+    assert paths == tuple(f"{tmp_path}/{name}" for name in ("data", "out", "run", "clip.pt", "split.json"))
+    assert cfg.SEED == 3
+    assert train.parse_args(["--eval-only", "--model-dir=~/run"]).model_dir == f"{tmp_path}/run"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--eval-only --no-train", "--no-train and --resume have no effect with it"),
+        ("--eval-only --resume .", "--no-train and --resume have no effect with it"),
+        ("--model-dir .", "no effect without --eval-only"),
+        ("--load-epoch 0", "no effect without --eval-only"),
+        ("--no-train --model-dir .", "no effect without --eval-only"),
+    ],
+)
+def test_flags_without_effect_are_refused(line, message):
+    with pytest.raises(ValueError, match=message):
+        train.main(line.split())
+
+
+def test_a_model_dir_that_does_not_exist_is_named():
+    with pytest.raises(FileNotFoundError, match="--model-dir /does/not/exist is not a folder"):
+        train.main(["--eval-only", "--model-dir", "/does/not/exist"])
+
+
+def test_init_weights_must_exist(tmp_path):
+    with pytest.raises(ValueError, match="MODEL.INIT_WEIGHTS must be empty or a file that exists, got '/does/not"):
+        config("MODEL.INIT_WEIGHTS", "/does/not/exist")
+    (tmp_path / "weights.pth").touch()
+    assert config("MODEL.INIT_WEIGHTS", str(tmp_path / "weights.pth")).MODEL.INIT_WEIGHTS.endswith("weights.pth")
 
 
 def test_a_missing_config_file_and_a_key_without_value():

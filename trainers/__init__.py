@@ -5,11 +5,14 @@ import pkgutil
 
 from yacs.config import CfgNode
 
+from dassl.config.check import Rule
+
 _METHODS = [
     method
     for module in pkgutil.iter_modules(__path__)
     if hasattr(method := importlib.import_module(f"{__name__}.{module.name}"), "add_config")
 ]
+RULES: dict[str, Rule] = {key: rule for method in _METHODS for key, rule in method.RULES.items()}
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -18,21 +18,17 @@ from torch import nn
 from yacs.config import CfgNode
 
 import clip
-from dassl.config import get_cfg_default
+from dassl.config import get_cfg_default, refuse_unread
+from dassl.config.check import Rule, at_least, empty, one_of, text
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.engine import TrainerX
+from dassl.engine.optimisation import PRECISIONS
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_pretrained_weights
 
-# Precision of the frozen weights; the learnables are always fp32, and `amp` leaves the weights so too.
-WEIGHT_DTYPES = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "amp": torch.float32,
-}
+PRECISION_RULE = one_of(*PRECISIONS)
 
 
 def add_context_config(node: CfgNode, n_ctx: int, ctx_init: str) -> None:
@@ -46,6 +42,11 @@ def add_context_config(node: CfgNode, n_ctx: int, ctx_init: str) -> None:
     node.N_CTX = n_ctx  # context tokens M; CTX_INIT's length wins when it is given
     node.CTX_INIT = ctx_init  # initial words; "" draws N(0, CTX_STD)
     node.CTX_STD = 0.02
+
+
+def context_rules(node: str) -> dict[str, Rule]:
+    """Rules of the keys that `add_context_config` declares; `node` is the method's, e.g. TRAINER.COOP."""
+    return {f"{node}.N_CTX": at_least(1), f"{node}.CTX_INIT": empty | text, f"{node}.CTX_STD": at_least(0)}
 
 
 def initial_context(clip_model: clip.FrozenCLIP, n_ctx: int, ctx_init: str = "", ctx_std: float = 0.02) -> torch.Tensor:
@@ -108,10 +109,10 @@ class CLIPTrainer(TrainerX):
         return list(self.dataset.classnames)
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse an unknown precision before anything is loaded."""
-        prec = cfg.TRAINER[self.config_key].PREC
-        if prec not in WEIGHT_DTYPES:
-            raise ValueError(f"TRAINER.{self.config_key}.PREC must be one of {list(WEIGHT_DTYPES)}, got {prec!r}")
+        """Refuse values of keys that no method here reads, before anything is loaded."""
+        refuse_unread(cfg)
+        if cfg.INPUT.NO_TRANSFORM:
+            raise ValueError("INPUT.NO_TRANSFORM must be False: the backbone takes normalised tensors, got True")
 
     # Building ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class CLIPTrainer(TrainerX):
         backbone = self.cfg.MODEL.BACKBONE
         self.set_precision(self.options.PREC)
         print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
-        self.clip = clip.load(backbone.NAME, backbone.PRETRAINED, WEIGHT_DTYPES[self.options.PREC], self.device)
+        self.clip = clip.load(backbone.NAME, backbone.PRETRAINED, PRECISIONS[self.options.PREC].weights, self.device)
         if not backbone.PRETRAINED:
             print("The backbone's weights are random: accuracies mean nothing")
         settle_input(self.cfg, self.clip)

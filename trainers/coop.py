@@ -14,7 +14,9 @@ from yacs.config import CfgNode
 from clip import FrozenCLIP, PromptTree
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import CLIPTrainer, add_context_config, cosine_logits
+from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules, cosine_logits
+
+RULES = {**context_rules("TRAINER.COOP"), "TRAINER.COOP.PREC": PRECISION_RULE}
 
 
 def add_config(cfg: CfgNode) -> None:

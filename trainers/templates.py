@@ -23,3 +23,8 @@ def fill(template: str, classnames: list[str]) -> list[str]:
         classnames: C names; underscores are read as spaces, as CoOp does.
     """
     return [template.replace("{}", name.replace("_", " ")) for name in classnames]
+
+
+def has_one_place(template: str) -> bool:
+    """Whether a sentence has one `{}` and no other braces."""
+    return template.count("{}") == 1 and template.count("{") == template.count("}") == 1

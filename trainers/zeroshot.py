@@ -6,10 +6,16 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
+from dassl.config.check import Rule, one_of
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import CLIPTrainer, cosine_logits
-from .templates import DEFAULT_TEMPLATE, TEMPLATES, fill
+from .base import PRECISION_RULE, CLIPTrainer, cosine_logits
+from .templates import DEFAULT_TEMPLATE, TEMPLATES, fill, has_one_place
+
+RULES = {
+    "TRAINER.ZSCLIP.TEMPLATE": one_of("auto") | Rule("a sentence with {} once, for the class name", has_one_place),
+    "TRAINER.ZSCLIP.PREC": PRECISION_RULE,
+}
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -24,13 +30,6 @@ class ZeroshotCLIP(CLIPTrainer):
     """CLIP as it is: nothing is trained, `train` only tests."""
 
     config_key = "ZSCLIP"
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """The template must have exactly one place for the class name."""
-        super().check_cfg(cfg)
-        template = cfg.TRAINER.ZSCLIP.TEMPLATE
-        if template != "auto" and template.count("{}") != 1:
-            raise ValueError(f"TRAINER.ZSCLIP.TEMPLATE must hold {{}} once, or be auto; got {template!r}")
 
     def build_model(self) -> None:
         """Encode the class names once."""

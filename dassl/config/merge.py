@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from ast import literal_eval
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,13 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from dassl.names import did_you_mean
+
 from .defaults import get_cfg_default
 
+BASE_KEY = "_BASE_"  # as in detectron2's files
+# Lists of names, in which a number, e.g. a year, is a name too.
+NAME_LISTS = ("DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS", "OPTIM.NEW_LAYERS")
 _DEFAULTS = "__defaults__"  # attribute of a config that was merged into
 
 
@@ -33,8 +38,8 @@ def declared_defaults(cfg: CfgNode) -> CfgNode:
     return found
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file.
+def merge_file(cfg: CfgNode, path: str, _from: tuple[Path, ...] = ()) -> None:
+    """Merge a YAML file, in UTF-8 or UTF-16; first the file that its key _BASE_ names, relative to its own folder.
 
     Args:
         cfg: The config to change.
@@ -42,17 +47,47 @@ def merge_file(cfg: CfgNode, path: str) -> None:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a mapping, an unknown key, or a wrong type.
+        ValueError: Not YAML, not a mapping, files that are each other's _BASE_, an unknown key, or a wrong type.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config file {path} does not exist")
+    origin = f"_BASE_ {path} of {_from[-1]}" if _from else f"config file {path}"
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{origin} does not exist")
+    if any(file.samefile(other) for other in _from):
+        raise ValueError(f"{BASE_KEY} goes in a circle: {' -> '.join(map(str, (*_from, path)))}")
+    tree = _read_yaml(file)
+    if BASE_KEY in tree:
+        base = tree.pop(BASE_KEY)
+        if not isinstance(base, str):
+            raise ValueError(f"{BASE_KEY} in {path} must be the path of a file, got {base!r}")
+        merge_file(cfg, str(file.parent / Path(base).expanduser()), (*_from, file))
+    _merge_tree(cfg, tree, "", path)
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML's safe loader, which would keep the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands here twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
     try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = yaml.load(content, _Loader)
+    except yaml.reader.ReaderError as error:
+        line = content[: error.position].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8 ({error.reason})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if tree is not None and not isinstance(tree, dict):
+    if not isinstance(tree, dict | None):
         raise ValueError(f"{path} must hold KEY: VALUE pairs, got a {type(tree).__name__}")
-    _merge_tree(cfg, tree or {}, "", path)
+    return tree or {}
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -85,11 +120,10 @@ def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
         inside = [leaf for leaf in leaves if leaf.startswith(f"{key}.")]
         if inside:
             raise ValueError(f"{key} in {origin} is a group of keys, not one; it holds {', '.join(inside)}")
-        close = difflib.get_close_matches(key.upper(), leaves, n=3, cutoff=0.6)
         last = key.upper().rpartition(".")[2]
-        close += [leaf for leaf in leaves if leaf.rpartition(".")[2] == last and leaf not in close][:2]
-        hint = f"; did you mean {', '.join(close)}?" if close else f"; groups: {', '.join(cfg)}"
-        raise ValueError(f"unknown config key {key} in {origin}{hint}")
+        same = [leaf for leaf in leaves if leaf.rpartition(".")[2] == last]
+        hint = did_you_mean(key, same or leaves) or f" It may be of {', '.join(same or cfg)}."
+        raise ValueError(f"unknown config key {key} in {origin}.{hint}")
     if cfg.is_frozen():  # item assignment below would not notice
         raise AttributeError(f"{key} cannot be set from {origin}: the config is frozen")
     cfg.__dict__.setdefault(_DEFAULTS, cfg.clone())
@@ -105,17 +139,21 @@ def _coerce(key: str, value: Any, current: Any, origin: str) -> Any:
     if isinstance(value, str):
         try:
             value = literal_eval(value)
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(value.lower(), value)
         if isinstance(current, str) and not isinstance(value, str):
             value = given  # a name that reads like a number stays a name
+    if isinstance(value, str) and value.startswith("~/"):  # the shell leaves it in --root=~/data, YAML does always
+        value = os.path.expanduser(value)
     if isinstance(current, bool) or isinstance(value, bool):
         fits = isinstance(current, bool) and isinstance(value, bool)
     elif isinstance(current, float):
         fits = isinstance(value, int | float)
-        value = float(value) if fits else value
+        value = float(str(value)) if fits else value  # of a string, since a huge integer is then infinite, no error
     elif isinstance(current, tuple | list):
         fits = isinstance(value, tuple | list)
+        if fits and key in NAME_LISTS:
+            value = [str(name) if type(name) is int else name for name in value]
         value = type(current)(value) if fits else value
     else:
         fits = current is None or isinstance(value, type(current))

@@ -56,3 +56,12 @@ def test_cosine_logits_of_shared_and_of_each_images_own_text():
     scale = torch.tensor(7.0)
     assert torch.allclose(cosine_logits(image, text, scale), expected, atol=1e-5)
     assert torch.allclose(cosine_logits(image, text.expand(3, 5, 8), scale), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.HEAD.HIDDEN_LAYERS", "(8,)"), ("DATALOADER.K_TRANSFORMS", "2"), ("INPUT.NO_TRANSFORM", "True")],
+)
+def test_keys_that_no_method_reads_are_refused(run, key, value):
+    with pytest.raises(ValueError, match=key):
+        run("out", key, value, trainer="CoOp")

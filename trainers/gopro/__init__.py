@@ -16,12 +16,13 @@ the image / text tower, E joint width.
 
 from .loss import gopro_loss
 from .model import GOProLearner, GOProModel, GOProOutput, ImageProjector, PromptLearner, build_gopro
-from .trainer import GOPro, add_config
+from .trainer import RULES, GOPro, add_config
 from .variant import PAPER, RELEASED, VARIANTS, Variant
 
 __all__ = [
     "PAPER",
     "RELEASED",
+    "RULES",
     "VARIANTS",
     "GOPro",
     "GOProLearner",

@@ -9,10 +9,11 @@ import torch
 from torchvision.utils import make_grid
 from yacs.config import CfgNode
 
+from dassl.config.check import Rule, at_least, between, interval, one_of, positive, share
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 
-from ..base import CLIPTrainer, add_context_config
+from ..base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
 from .loss import gopro_loss
 from .model import GOProOutput, build_gopro
 from .variant import CHOICES, VARIANTS, Variant
@@ -57,6 +58,28 @@ def add_config(cfg: CfgNode) -> None:
     augmix.ALPHA = 1.0
 
 
+_KEY = "TRAINER.GOPRO"
+RULES = {
+    f"{_KEY}.VARIANT": one_of(*VARIANTS),
+    **{f"{_KEY}.{field.upper()}": one_of("auto", *values) for field, values in CHOICES.items()},
+    **context_rules(_KEY),
+    f"{_KEY}.PREC": PRECISION_RULE,
+    **{f"{_KEY}.{name}": positive for name in ("STYLE_EPS", "TEMPERATURE", "AUGMIX.ALPHA")},
+    **{f"{_KEY}.{name}": at_least(0) for name in ("W_SEM", "W_CON")},
+    **{f"{_KEY}.{name}": share for name in ("MOCO.JITTER_P", "MOCO.GRAY_P", "MOCO.BLUR_P", "MOCO.FLIP_P")},
+    f"{_KEY}.AUGMIX.FLIP_P": share,
+    **{f"{_KEY}.{view}.SCALE": interval(0, 1) for view in ("MOCO", "AUGMIX")},
+    f"{_KEY}.MOCO.JITTER": Rule(
+        "four numbers of at least 0, the last (hue) at most 0.5",
+        lambda value: len(value) == 4 and all(x >= 0 for x in value) and value[3] <= 0.5,
+    ),
+    f"{_KEY}.MOCO.BLUR_SIGMA": interval(0.01, 10),
+    f"{_KEY}.AUGMIX.SEVERITY": between(1, 10),
+    f"{_KEY}.AUGMIX.WIDTH": at_least(1),
+    f"{_KEY}.AUGMIX.DEPTH": one_of(-1) | at_least(1),
+}
+
+
 @TRAINER_REGISTRY.register()
 class GOPro(CLIPTrainer):
     """Trainer of GOPro; the package's docstring has the formulas."""
@@ -69,22 +92,6 @@ class GOPro(CLIPTrainer):
         """The variant of the config, with the fields that are set one by one."""
         node = self.options
         return VARIANTS[node.VARIANT].mixed(**{field: node[field.upper()] for field in CHOICES})
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Check the method's own values."""
-        super().check_cfg(cfg)
-        node = cfg.TRAINER.GOPRO
-        if node.VARIANT not in VARIANTS:
-            raise ValueError(f"TRAINER.GOPRO.VARIANT must be one of {list(VARIANTS)}, got {node.VARIANT!r}")
-        for field, values in CHOICES.items():
-            key = field.upper()
-            if node[key] not in ("auto", *values):
-                raise ValueError(f"TRAINER.GOPRO.{key} must be auto, {' or '.join(values)}, got {node[key]!r}")
-        for key in ("W_SEM", "W_CON"):
-            if node[key] < 0:
-                raise ValueError(f"TRAINER.GOPRO.{key} must not be negative, got {node[key]}")
-        if node.TEMPERATURE <= 0:
-            raise ValueError(f"TRAINER.GOPRO.TEMPERATURE must be positive, got {node.TEMPERATURE}")
 
     def training_views(self) -> list[Any]:
         """The original view by INPUT.TRANSFORMS, MoCo v3's and AugMix's."""

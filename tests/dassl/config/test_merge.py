@@ -1,5 +1,6 @@
 """Merging: what is accepted, and that each mistake is one error naming key, value and what is allowed."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ def leaf(cfg: CfgNode, key: str) -> Any:
         ("DATASET.NAME", "", ""),
         ("DATASET.ROOT", "{[]: 1}", "{[]: 1}"),
         ("MODEL.BACKBONE.NAME", "ViT-B/16", "ViT-B/16"),
+        ("MODEL.BACKBONE.NAME", "~/clip.pt", str(Path.home() / "clip.pt")),
+        ("DATASET.SOURCE_DOMAINS", "(2019,)", ("2019",)),
+        ("DATASET.SOURCE_DOMAINS", [2019, "sketch"], ("2019", "sketch")),
+        ("OPTIM.LR", "1" + "0" * 400, math.inf),  # refused by the rules, with the key
     ],
 )
 def test_override_takes_the_type_of_the_default(key: str, given: Any, expected: Any, cfg: CfgNode) -> None:
@@ -95,6 +100,25 @@ def test_yaml_file_changes_the_named_keys_only(cfg: CfgNode, write_yaml: WriteYa
         "USE_CUDA": False,
         "MODEL.BACKBONE.NAME": "tiny",
     }
+
+
+def test_base_is_merged_first_relative_to_the_file_that_names_it(cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "root.yaml").write_text("OPTIM: {LR: 0.5, MAX_EPOCH: 7}\nSEED: 3\n")
+    (tmp_path / "deep" / "middle.yaml").write_text("OPTIM: {MAX_EPOCH: 8}\n_BASE_: ../root.yaml\n")
+    (tmp_path / "deep" / "top.yaml").write_text("_BASE_: middle.yaml\nSEED: 4\n")
+    merge_file(cfg, f"{tmp_path}/deep/top.yaml")
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.SEED) == (0.5, 8, 4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_files_of_other_systems_read_alike(encoding: str, newline: str, cfg: CfgNode, tmp_path: Path) -> None:
+    codec, _, mark = encoding.partition(" with ")
+    text = newline.join(["# Größe", "OPTIM:", "  LR: 0.5", "MODEL:", "  BACKBONE:", "    NAME: Zoë", ""])
+    (tmp_path / "own.yaml").write_bytes((("\ufeff" if mark else "") + text).encode(codec))
+    merge_file(cfg, f"{tmp_path}/own.yaml")
+    assert (cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME) == (0.5, "Zoë")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing but a remark\n", "{}"])
@@ -131,22 +155,23 @@ def test_flatten_names_leaves_by_path(cfg: CfgNode) -> None:
         ("optim.lr", "OPTIM.LR"),
         ("NUM_SHOTS", "DATASET.NUM_SHOTS"),
         ("TRAIN.BATCH_SIZE", "DATALOADER.TRAIN_X.BATCH_SIZE"),
+        ("TRAINR.NAME", "TRAINER.NAME"),
     ],
 )
 def test_unknown_key_names_close_matches(key: str, suggested: str, cfg: CfgNode) -> None:
-    with pytest.raises(ValueError, match=f"unknown config key {key} in the command line; did you mean ") as caught:
+    with pytest.raises(ValueError, match=f"unknown config key {key} in the command line. Did you mean ") as caught:
         merge_opts(cfg, [key, "1"])
-    assert suggested in str(caught.value).partition("did you mean ")[2].rstrip("?").split(", ")
+    assert suggested in str(caught.value).partition("Did you mean ")[2].rstrip("?").split(", ")
 
 
 def test_unknown_key_without_a_close_match_lists_the_groups(cfg: CfgNode) -> None:
-    with pytest.raises(ValueError, match="unknown config key QQQQ .*groups: .*OPTIM"):
+    with pytest.raises(ValueError, match="unknown config key QQQQ .*It may be of .*OPTIM"):
         merge_opts(cfg, ["QQQQ", "1"])
 
 
 def test_unknown_key_in_a_file_names_the_file(cfg: CfgNode, write_yaml: WriteYaml) -> None:
     path = write_yaml("OPTIM:\n  LRR: 1\n")
-    with pytest.raises(ValueError, match=f"unknown config key OPTIM.LRR in {path}; did you mean .*OPTIM.LR"):
+    with pytest.raises(ValueError, match=f"unknown config key OPTIM.LRR in {path}. Did you mean .*OPTIM.LR"):
         merge_file(cfg, path)
 
 
@@ -209,6 +234,52 @@ def test_broken_yaml_names_the_file_and_runs_nothing(text: str, cfg: CfgNode, wr
     with pytest.raises(ValueError, match=f"{path} is not valid YAML") as caught:
         merge_file(cfg, path)
     assert isinstance(caught.value.__cause__, yaml.YAMLError)
+
+
+@pytest.mark.parametrize(
+    "text", ["SEED: 1\nSEED: 2", "OPTIM:\n  LR: 1\nSEED: 1\nOPTIM:\n  MAX_EPOCH: 2", "OPTIM: {LR: 1, LR: 2}"]
+)
+def test_key_given_twice_in_a_file_is_refused(text: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    with pytest.raises(ValueError, match="(SEED|OPTIM|LR) stands here twice"):
+        merge_file(cfg, write_yaml(text))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("SEED: 1\nDATASET:\n  NAME: Zoë\n".encode("cp1252"), 3),
+        ("DATASET: {NAME: Größe}\n".encode("cp850"), 1),
+        ("SEED: 1\nVERBOSE: no\n".encode("utf-16-le"), 1),  # without a mark
+        (b"SEED: 1\r\nOUTPUT_DIR: a\0b\r\n", 2),
+    ],
+)
+def test_text_that_is_not_unicode_names_file_and_line(content: bytes, line: int, cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/own.yaml, line {line}: not UTF-8 text"):
+        merge_file(cfg, f"{tmp_path}/own.yaml")
+
+
+@pytest.mark.parametrize("text", ["SEED: 2019-13-45", "SEED: " + "[" * 5000, "SEED: 1" + "0" * 5000])
+def test_values_that_yaml_stumbles_over_name_the_file(text: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml(text)
+    with pytest.raises(ValueError, match=path):
+        merge_file(cfg, path)
+
+
+def test_bases_that_are_missing_circular_or_no_path_are_named(cfg: CfgNode, tmp_path: Path) -> None:
+    def merge(**bases: str) -> None:
+        for name, base in bases.items():
+            (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {base}\n")
+        merge_file(cfg, f"{tmp_path}/a.yaml")
+
+    with pytest.raises(FileNotFoundError, match=f"_BASE_ {tmp_path}/none.yaml of {tmp_path}/a.yaml does not exist"):
+        merge(a="none.yaml")
+    with pytest.raises(ValueError, match="_BASE_ goes in a circle: .*a.yaml -> .*a.yaml"):
+        merge(a="./a.yaml")
+    with pytest.raises(ValueError, match="_BASE_ goes in a circle: .*a.yaml -> .*b.yaml -> .*a.yaml"):
+        merge(a="b.yaml", b="../" + tmp_path.name + "/a.yaml")
+    with pytest.raises(ValueError, match=r"_BASE_ in .*a.yaml must be the path of a file, got \['b.yaml'\]"):
+        merge(a="[b.yaml]")
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- OPTIM\n", "list"), ("just words\n", "str"), ("5\n", "int")])

@@ -204,9 +204,17 @@ def test_a_class_name_that_does_not_fit_is_named(run, image_root, tmp_path):
     [
         ("VARIANT", "papr", "TRAINER.GOPRO.VARIANT must be one of"),
         ("PREC", "fp8", "TRAINER.GOPRO.PREC must be one of"),
-        ("SEM_REDUCTION", "max", "SEM_REDUCTION must be auto, sum or mean"),
-        ("W_SEM", "-1.0", "W_SEM must not be negative"),
+        ("SEM_REDUCTION", "max", "SEM_REDUCTION must be one of auto, sum, mean"),
+        ("W_SEM", "-1.0", "W_SEM must be at least 0"),
         ("TEMPERATURE", "0.0", "TEMPERATURE must be positive"),
+        ("CTX_INIT", "  ", "CTX_INIT must be empty or a text that is not blank"),
+        ("N_CTX", "0", "N_CTX must be at least 1"),
+        ("LOGITS", "both", "LOGITS must be one of auto, projected, clip"),
+        ("MOCO.BLUR_SIGMA", "(1,)", r"MOCO.BLUR_SIGMA must be two numbers"),
+        ("MOCO.SCALE", "(0.5,)", r"MOCO.SCALE must be two numbers"),
+        ("MOCO.JITTER", "(0.4, 0.4, 0.2, 0.9)", "JITTER must be four numbers .* got"),
+        ("AUGMIX.SEVERITY", "11", "AUGMIX.SEVERITY must be from 1 to 10"),
+        ("AUGMIX.DEPTH", "0", "AUGMIX.DEPTH must be -1 or at least 1"),
     ],
 )
 def test_bad_values_are_refused_before_the_backbone_is_loaded(run, monkeypatch, key, value, message):
