@@ -88,3 +88,4 @@ class TestImagesOfARun:
         broken.write_text("<html>")
         with pytest.raises(ImageReadError, match=f"cannot read image {broken}"):
             DataManager(own)
+        DataManager(own, dataset_wrapper=DatasetWrapper)  # a wrapper of one's own may read something else
