@@ -16,14 +16,22 @@ PARTS = {
 Tree = dict[str, dict[str, list[str]]]  # domain ("" when there are none) -> class folder -> image paths
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, by_one_word: bool = False) -> str:
     """The part that a folder is called after: train, val, test or "".
 
     Capitals, digits and signs do not count, nor do endings such as in ``Training_set`` and ``test-images2017``.
+
+    Args:
+        name: the folder.
+        by_one_word: one word of several is enough, as in ``seg_train``.
     """
-    word = re.sub(r"[^a-z]", "", name.lower())
-    word = re.sub(r"(?<=.)(set|split|data|dataset|images?|imgs?)$", "", word)
-    return next((part for part, names in PARTS.items() if word in names), "")
+    words = re.findall("[a-z]+", name.lower())
+    for word in ["".join(words), *(words if by_one_word else [])]:
+        word = re.sub(r"(?<=.)(set|split|data|dataset|images?|imgs?)$", "", word)
+        for part, names in PARTS.items():
+            if word in names:
+                return part
+    return ""
 
 
 def find_parts(root: str) -> dict[str, str]:
@@ -39,8 +47,9 @@ def find_parts(root: str) -> dict[str, str]:
         ValueError: it cannot be told what is trained on and what is tested on.
     """
     folders = [n for n in list_folders(root) if n not in OWN_FOLDERS]
-    named = {n: part_of(n) for n in folders if part_of(n)}
-    split = [n for n in named if list_folders(os.path.join(root, n))]  # those with folders in them, as parts have
+    deep = [n for n in folders if list_folders(os.path.join(root, n))]  # folders in it, as parts have and classes not
+    split = any(part_of(n) for n in deep) or len({part_of(n, by_one_word=True) for n in deep} - {""}) > 1
+    named = {n: part_of(n, by_one_word=split) for n in folders if part_of(n, by_one_word=split)}
     if not split:
         if len(set(named.values())) > 1:
             raise ValueError(

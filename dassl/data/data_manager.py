@@ -178,8 +178,9 @@ class DataManager:
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
         dataset = dataset or build_dataset(cfg)
-        lists = (dataset.train_x, dataset.train_u, dataset.val, dataset.test)
-        require_readable([item.impath for items in lists for item in items or []])
+        if dataset_wrapper is None:  # another one may read something else than image files
+            lists = (dataset.train_x, dataset.train_u, dataset.val, dataset.test)
+            require_readable([item.impath for items in lists for item in items or []])
 
         def train_loader(data: list[Datum] | None, node: CfgNode) -> DataLoader[Any] | None:
             if not data:

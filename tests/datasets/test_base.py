@@ -57,9 +57,10 @@ class TestReader:
         base.finalize(config(), str(tmp_path), items, None, items[:1])
         assert "no test images in 1 class(es): bee" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("name", [n for n in DATASET_REGISTRY.registered_names() if n != "ImageFolder"])
-    def test_published_pixels_stay(self, name):
-        assert DATASET_REGISTRY.get(name).as_people_see is False
+    def test_published_pixels_stay(self):
+        readers = (DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names())
+        shown = {c for c in readers if issubclass(c, base.Reader) and c.as_people_see}
+        assert shown == {ImageFolder}
 
 
 class TestImagesOfARun:
@@ -88,3 +89,4 @@ class TestImagesOfARun:
         broken.write_text("<html>")
         with pytest.raises(ImageReadError, match=f"cannot read image {broken}"):
             DataManager(own)
+        DataManager(own, dataset_wrapper=DatasetWrapper)  # a wrapper of one's own may read something else

@@ -41,6 +41,8 @@ def folders_of(items, root):
         ("Training", "Validation", "Testing"),
         ("train", "valid", "test"),
         ("train_images", "", "test_images"),
+        ("seg_train", "", "seg_test"),
+        ("asl train v2", "asl val v2", "asl test v2"),
     ],
 )
 def test_parts_keep_apart(tmp_path, touch, config, names):
@@ -68,6 +70,7 @@ def test_folders_without_images_beside_parts_are_named(tmp_path, touch, config, 
         ({"Train": 5, "train": 5, "test": 5}, "two folders for train: Train and train"),
         ({"train": 5, "test": 5, "extra": 5}, "test, train beside extra"),
         ({"train": 5, "photo": 5}, "train beside photo"),
+        ({"seg_train": 5, "seg_test": 5, "seg_pred": 5}, "seg_test, seg_train beside seg_pred"),
         ({"val": 5, "test": 5}, "test, val, but no train folder"),
     ],
 )
@@ -93,6 +96,12 @@ def test_other_places_of_parts(tmp_path, touch, config, names, message):
     touch(tmp_path, names)
     with pytest.raises(ValueError, match=message):
         ImageFolder(config(tmp_path))
+
+
+def test_classes_with_a_part_in_their_names(tmp_path, touch, config):
+    names = ["bullet train", "test tube", "train"]
+    touch(tmp_path, [f"{c}/{i}.jpg" for c in names for i in range(10)])
+    assert ImageFolder(config(tmp_path)).classnames == names
 
 
 def test_parts_win_over_an_older_split_and_say_so(tmp_path, touch, config, capsys):
