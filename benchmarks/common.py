@@ -130,7 +130,7 @@ def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") ->
     if method == "forkserver":  # it imports once; a plain fork would inherit the threads' locks and this peak
         own = ["benchmarks.models"] if Path.cwd() == ROOT else []  # its path is the working folder
         context.set_forkserver_preload(["torch", "torchvision", "open_clip", *own])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, context, machine.end_with_parent) as pool:
         try:
             return pool.submit(machine.run_and_report_peak, function, args, device).result()
         except (BrokenProcessPool, MemoryError):

@@ -79,7 +79,6 @@ def available_bytes(device: str) -> int:
 
 def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], device: str) -> int:
     """Call a function, then give this process's highest memory use in bytes; on a GPU, its allocator's."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     function(*args)
     if device == "cuda":
         import torch
@@ -94,8 +93,15 @@ def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], dev
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _end_with_parent() -> None:
-    """A benchmark that is killed must not leave a heavy child behind."""
+def end_with_parent() -> None:
+    """First thing in a child: end it when its parent ends, so that a killed benchmark leaves nothing behind.
+
+    Before the child asks for work: it holds both ends of the queue, so that one without a parent would wait for ever.
+    """
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -133,13 +133,18 @@ def test_the_machine_is_described_and_has_memory_and_rates():
     assert not probe.samples and probe.take()
 
 
-def test_a_child_ends_with_the_process_that_asked_for_it():
-    code = "import time; from benchmarks import common; common.peak_bytes(time.sleep, 60)"
+CHILDREN = {
+    "working": "common.peak_bytes(time.sleep, 600)",
+    # The argument never arrives: pickling it takes longer than the parent lives.
+    "waiting for work": "common.peak_bytes(print, type('Slow', (), {'__reduce__': lambda _: time.sleep(600)})())",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list a process's children")
+@pytest.mark.parametrize("call", CHILDREN.values(), ids=CHILDREN)
+def test_a_child_ends_with_the_process_that_asked_for_it(call):
+    code = f"import time; from benchmarks import common; {call}"
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=common.ROOT)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    if not children.exists():
-        parent.kill()
-        pytest.skip("the system does not list a process's children")
 
     def below(pid):
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -147,10 +152,12 @@ def test_a_child_ends_with_the_process_that_asked_for_it():
     def alive(pid):
         return Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
 
-    (child,) = wait_for(lambda: [grandchild for server in below(parent.pid) for grandchild in below(server)])
-    parent.kill()
-    parent.wait()
-    assert wait_for(lambda: not alive(child))
+    try:
+        (child,) = wait_for(lambda: [grandchild for server in below(parent.pid) for grandchild in below(server)])
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not alive(child))
 
 
 def wait_for(condition, seconds=60):
