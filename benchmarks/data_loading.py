@@ -3,9 +3,9 @@
     python -m benchmarks.data_loading
     python -m benchmarks.data_loading --quick
 
-The straight way decodes each image each time and makes its views in the training process, one after another. Both give
-the same pixels, which is checked. Floors: the views of decoded images alone, spread over the cores; and for training
-with data, the steps alone.
+Ours decodes images and makes their views in worker processes, the straight way in the training process, one after
+another. Both give the same pixels, which is checked. Floors: the views of decoded images alone, spread over the cores;
+and for training with data, the steps alone.
 """
 
 from __future__ import annotations
