@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, machine
-from benchmarks.agreement import relative_error, require
+from benchmarks import machine, measure, record
+from benchmarks.measure import relative_error, require
 from benchmarks.pictures import make_pictures
 
 VIEWS = ("img", "img2", "img3")
@@ -47,7 +47,7 @@ class Loading:
         from trainers.gopro.views import augmix_view, moco_view
 
         files = ["image_folder", config]
-        paths = [common.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]
+        paths = [record.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]
         flags = [str(path / f"{stem}.yaml") for path, stem in zip(paths, files, strict=True)]
         argv = ["--root", str(pictures), "--seed", "1", "--dataset-config-file", flags[0], "--config-file", flags[1]]
         opts = f"INPUT.SIZE ({size},{size}) DATALOADER.TRAIN_X.BATCH_SIZE {batch} DATALOADER.NUM_WORKERS {workers}"
@@ -58,10 +58,11 @@ class Loading:
             moco_view(size, mean, std, how),
             augmix_view(size, mean, std, how),
         ]
-        self.manager = DataManager(cfg, custom_tfm_train=self.views)
-        self.loader, self.items = self.manager.train_loader_x, self.manager.dataset.train_x
+        manager = DataManager(cfg, custom_tfm_train=self.views)
+        self.loader = loader = cast(Any, manager.train_loader_x)
+        self.items = loader.dataset.data_source
         self.seed, self.batch, self.epoch = cfg.SEED, batch, -1
-        self.images = len(self.loader) * batch
+        self.images = len(loader) * batch  # of an epoch
 
     def begin_epoch(self) -> int:
         """The next epoch for both sides."""
@@ -70,7 +71,7 @@ class Loading:
         self.loader.dataset.set_epoch(self.epoch)
         return self.epoch
 
-    def ours(self) -> Iterable[dict[str, Any]]:
+    def ours(self) -> Any:
         """An epoch of batches from the engine's loader."""
         self.begin_epoch()
         return self.loader
@@ -116,7 +117,7 @@ class Loading:
                 view(image)
         spent = time.perf_counter() - start
         torch.set_num_threads(threads)
-        return spent / len(images) / machine.describe("cpu")["cores"]
+        return spent / len(images) / int(machine.describe("cpu")["cores"])
 
 
 def trainer_step(args: argparse.Namespace, classes: int) -> Callable[[dict[str, Any]], None]:
@@ -145,24 +146,21 @@ def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], Non
             if step is not None:
                 step(batch)
 
-    times = common.measure({s: partial(epoch, getattr(loading, s)) for s in ("ours", "naive")}, repeats)
+    times = measure.measure({s: partial(epoch, getattr(loading, s)) for s in ("ours", "naive")}, repeats)
     if step is None:
         least = loading.views_alone()
     else:
         batch = next(iter(loading.naive()))
-        alone = common.measure({"step": partial(step, batch)}, repeats)
+        alone = measure.measure({"step": partial(step, batch)}, repeats)
         least = alone["step"]["seconds"] / loading.batch
-    sides = {}
-    for side, result in times.items():
-        runs = [seconds / loading.images for seconds in result["runs"]]
-        sides[side] = result | {"seconds": result["seconds"] / loading.images, "runs": runs}
+    sides = {name: record.per_image(side, loading.images) for name, side in times.items()}
     floor = {"seconds": least, "share": least / sides["ours"]["seconds"]}
-    return common.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
+    return record.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
-    args = common.options(__doc__, argv, models=False)
+    args = measure.options(__doc__, argv, models=False)
     from benchmarks import models
 
     cores = machine.describe("cpu")["cores"]
@@ -180,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         step = trainer_step(args, classes)
         rows.append(compare(loading, "training of the tiny CLIP, data included", args.repeats, step))
         del loading
-    return common.finish("data_loading", args, rows, per="image")
+    return record.finish("data_loading", args, rows, per="image")
 
 
 if __name__ == "__main__":

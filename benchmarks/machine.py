@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def describe(device: str) -> dict[str, Any]:
     Returns:
         name (for people), short (for file names), device, cpu, cores, threads, memory_bytes, system, python, torch.
     """
+    import psutil
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,7 +43,7 @@ def describe(device: str) -> dict[str, Any]:
         "cpu": cpu,
         "cores": cores,
         "threads": torch.get_num_threads(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "memory_bytes": psutil.virtual_memory().total,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -59,11 +61,11 @@ def slug(name: str) -> str:
 
 
 def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.is_file() else []
-    name = (names[0] if names else "") or platform.processor() or platform.machine()
-    flags = info.read_text() if info.is_file() else ""
-    extra = next((label for flag, label in (("amx_tile", "AMX"), ("avx512f", "AVX-512")) if flag in flags), "")
+    path = Path("/proc/cpuinfo")
+    info = path.read_text() if path.is_file() else ""
+    names = re.findall(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    name = next(iter(names), "") or platform.processor() or platform.machine()
+    extra = next((label for flag, label in (("amx_tile", "AMX"), ("avx512f", "AVX-512")) if flag in info), "")
     name = re.sub(r"\((R|TM)\)", "", name)
     return f"{name} ({extra})" if extra else name
 
@@ -123,8 +125,10 @@ class Probe:
     def __init__(self, device: str, dtype: str, quick: bool = False) -> None:
         import torch
 
+        from trainers.base import WEIGHT_DTYPES
+
         self.device = device
-        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        kind = WEIGHT_DTYPES[dtype]
         scale = 1 if quick else 4 if device == "cpu" else 16
         self.products = []
         # Rows x inner x columns: square, and the text tower's two MLP products over many rows.
@@ -152,10 +156,8 @@ class Probe:
         """Measure both rates once: the best of the products, and a large copy (read and written)."""
         import torch
 
-        flops = max(
-            n / self._seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for n, a, b, out in self.products
-        )
-        copied = self._seconds(lambda: self.target.copy_(self.source))
+        flops = max(n / self._seconds(partial(torch.mm, a, b, out=out)) for n, a, b, out in self.products)
+        copied = self._seconds(partial(self.target.copy_, self.source))
         self.samples.append((flops, 2 * self.source.numel() * 4 / copied))
 
     def take(self) -> dict[str, float]:

@@ -18,9 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import plots, startup, tables
-from benchmarks.common import RESULTS, ROOT
-from benchmarks.records import Records, find, read
+from benchmarks import figures, plots, startup
+from benchmarks.record import RESULTS, ROOT, Records, find, read
 from reporting.readme import put
 
 SECTION = "performance"
@@ -52,7 +51,7 @@ def _speed(group: Records) -> tuple[float | None, bool]:
 
 
 def _ratio(value: float) -> str:
-    return f"{tables.amount(value)} x"
+    return f"{figures.amount(value)} x"
 
 
 def _percent(value: float) -> str:
@@ -65,32 +64,32 @@ HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
 # What, value, how it is written, target, and whether the target is a floor (1) or a ceiling (-1).
 Targets = list[tuple[str, Value, Callable[[float], str], float, int]]
 CPU: Targets = [
-    ("agreement of features and gradients, relative, fp32", _error, tables.error, 1e-5, -1),
+    ("agreement of features and gradients, relative, fp32", _error, figures.error, 1e-5, -1),
     ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", "ratio", **HEADLINE), _ratio, 15, 1),
     ("its share of the floor", _row("text_encoder", "floor", "share", **HEADLINE), _percent, 0.6, 1),
     ("training step, 4 images x 50 classes: naive / ours", _row("training_step", "ratio", **STEP50), _ratio, 10, 1),
-    ("its memory", _row("training_step", *PEAK, **STEP50), tables.gigabytes, 3.5e9, -1),
+    ("its memory", _row("training_step", *PEAK, **STEP50), figures.gigabytes, 3.5e9, -1),
     (
         "training step, 4 images x 500 classes: memory",
         _row("training_step", *PEAK, **STEP500),
-        tables.gigabytes,
+        figures.gigabytes,
         6e9,
         -1,
     ),
     ("testing, 100 classes: ours / naive images/s", _row("evaluation", "ratio", classes=100), _ratio, 25, 1),
-    (startup.HELP, _row("startup", *TIME, what=startup.HELP), tables.seconds, 1, -1),
-    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), tables.seconds, 10, -1),
+    (startup.HELP, _row("startup", *TIME, what=startup.HELP), figures.seconds, 1, -1),
+    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), figures.seconds, 10, -1),
 ]
 GPU: Targets = [
-    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), tables.seconds, 0.025, -1),
+    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), figures.seconds, 0.025, -1),
     (
         "training step, 4 images x 1000 classes: memory",
         _row("training_step", *PEAK, **STEP1000),
-        tables.gigabytes,
+        figures.gigabytes,
         16e9,
         -1,
     ),
-    ("testing, 1000 classes", _speed, lambda value: f"{tables.amount(value)} images/s", 700, 1),
+    ("testing, 1000 classes", _speed, lambda value: f"{figures.amount(value)} images/s", 700, 1),
     (
         "text encoder, 12 prompts x 50 classes: share of the floor",
         _row("text_encoder", "floor", "share", **HEADLINE),
@@ -129,11 +128,11 @@ def machine_section(group: Records, results: Path, root: Path) -> str:
     if chart.is_file():
         parts.append(f"![Growth with classes, images and context tokens]({chart.relative_to(root).as_posix()})")
     parts.append("<details><summary>All figures</summary>")
-    for name, title in tables.TITLES.items():
+    for name, title in figures.TITLES.items():
         if name in group:
-            parts += [f"**{title}** (`{group[name]['command']}`)", tables.markdown(group[name])]
+            parts += [f"**{title}** (`{group[name]['command']}`)", figures.markdown(group[name])]
     if rates:
-        parts.append(tables.rate_note(rates))
+        parts.append(figures.rate_note(rates))
     return "\n\n".join([*parts, "</details>"])
 
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from benchmarks import plots, report, startup, tables
-from benchmarks.records import check, find, read
+from benchmarks import figures, plots, report, startup
+from benchmarks.record import check, find, read
 
 MACHINE = {"name": "Fast Chip, 2 cores", "short": "fast-chip-2-cores", "device": "cpu", "cpu": "Fast Chip", "cores": 2}
 MACHINE |= {"threads": 2, "memory_bytes": 24 * 2**30, "system": "Linux", "python": "3.11.1", "torch": "2.6.0"}
@@ -63,22 +63,22 @@ def write(folder, records):
     [(None, "-"), (12.34, "12.3 s"), (1.0, "1.00 s"), (0.0712, "71.2 ms"), (1234.5, "1,234 s"), (2.5e-5, "0.025 ms")],
 )
 def test_seconds(value, text):
-    assert tables.seconds(value) == text
+    assert figures.seconds(value) == text
 
 
 def test_text_table_has_stars_notes_and_no_empty_columns():
-    text = tables.text(all_records()["training_step"])
+    text = figures.text(all_records()["training_step"])
     assert text.splitlines()[0] == "Training step: Fast Chip, 2 cores; ViT-B/16, fp32"
     first, second = text.splitlines()[2:4]
     assert " ".join(first.split()) == "4 images x 50 classes 4.00 s 44.0 s* 11.0 x* 3.00 GB 30.0 GB* 2e-7 2.80 s 70 %"
     assert " ".join(second.split()) == "4 images x 500 classes 30.0 s - - 7.00 GB - - 21.0 s 70 %"
     assert "* does not fit or takes too long; in a straight line from what does: 4 images x 20 classes." in text
     assert "200 GFLOP/s" in text and "20.0 GB/s" in text
-    assert "peak" not in tables.text(all_records()["startup"])
+    assert "peak" not in figures.text(all_records()["startup"])
 
 
 def test_testing_is_in_images_per_second():
-    header, rows = tables.table(all_records()["evaluation"])
+    header, rows = figures.table(all_records()["evaluation"])
     assert rows[0][:4] == ["32 images x 100 classes", "10.0 images/s", "0.5 images/s", "20.0 x"]
 
 
@@ -187,10 +187,3 @@ def test_charts_are_drawn_beside_the_records_and_shown_in_the_section(tmp_path):
     with Image.open(path) as image:
         assert image.width > 1000 and len(image.convert("RGB").getcolors(10**6)) > 5
     assert "(growth-fast-chip-2-cores.png)" in report.section(tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize("bounds", [(0.1, 90), (3, 3), (2.1, 4.9), (1e-4, 1e3), (1, 100), (9.9, 10.1)])
-def test_ticks_hold_the_values_between_them(bounds):
-    ticks = plots.ticks(*bounds)
-    assert ticks[0] <= bounds[0] * 1.001 and ticks[-1] >= bounds[1] * 0.999
-    assert 2 <= len(ticks) <= 12 and ticks == sorted(set(ticks))
