@@ -1,4 +1,4 @@
-"""Records as tables: on the terminal after a run, and as Markdown in the README."""
+"""Records as tables: on the terminal after a run, and as Markdown in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, charts and the README's section from made-up records."""
+"""Tables, charts and the performance section from made-up records."""
 
 import copy
 import json
@@ -100,6 +100,7 @@ def test_section_names_machine_date_command_targets_and_what_was_not_measured(tm
         "| first training step of the demo, from the start of python | below 10 s | not measured |  |",
         "| training step, 4 images x 50 classes | below 25 ms | not measured |  |",
         "**GPU of the H100 class, bf16**: not measured.",
+        "**Data loading**: not measured.",
     ):
         assert line in lines, line
 
@@ -114,17 +115,17 @@ def test_section_with_a_gpu_and_with_nothing(tmp_path):
     assert "**CPU**: not measured." in text and "**GPU of the H100 class, bf16**: not measured." in text
 
 
-def test_readme_is_written_and_checked(tmp_path, capsys):
-    results, readme = tmp_path / "results", tmp_path / "README.md"
+def test_the_page_is_written_and_checked(tmp_path, capsys):
+    results, page = tmp_path / "results", tmp_path / "performance.md"
     results.mkdir()
     write(results, all_records())
-    readme.write_text("# Title\n\n<!-- performance:begin -->\nold\n<!-- performance:end -->\n\nAfter.\n")
+    page.write_text("# Title\n\n<!-- performance:begin -->\nold\n<!-- performance:end -->\n\nAfter.\n")
     options = ["--results", str(results)]
     with pytest.raises(SystemExit, match="not that of"):
-        report.main([*options, "--check", str(readme)])
-    report.main([*options, "--readme", str(readme)])
-    report.main([*options, "--check", str(readme)])
-    text = readme.read_text()
+        report.main([*options, "--check", str(page)])
+    report.main([*options, "--write", str(page)])
+    report.main([*options, "--check", str(page)])
+    text = page.read_text()
     assert text.startswith("# Title\n\n<!-- performance:begin") and text.endswith("performance:end -->\n\nAfter.\n")
     assert "old" not in text
     report.main(options)
