@@ -10,7 +10,6 @@ and for training with data, the steps alone.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -46,34 +45,26 @@ class Loading:
         from dassl.data.transforms import build_transform
         from trainers.gopro.views import augmix_view, moco_view
 
-        files = ["image_folder", config]
-        paths = [record.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]
-        flags = [str(path / f"{stem}.yaml") for path, stem in zip(paths, files, strict=True)]
-        argv = ["--root", str(pictures), "--seed", "1", "--dataset-config-file", flags[0], "--config-file", flags[1]]
+        configs = record.ROOT / "configs"
+        argv = ["--root", str(pictures), "--seed", "1"]
+        argv += ["--dataset-config-file", str(configs / "datasets/image_folder.yaml")]
+        argv += ["--config-file", str(configs / f"trainers/GOPro/{config}.yaml")]
         opts = f"INPUT.SIZE ({size},{size}) DATALOADER.TRAIN_X.BATCH_SIZE {batch} DATALOADER.NUM_WORKERS {workers}"
         cfg = train.build_config(train.parse_args([*argv, *opts.split(), "VERBOSE", "False"]))
         mean, std, how = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.INTERPOLATION
-        self.views = [
-            build_transform(cfg, is_train=True),
-            moco_view(size, mean, std, how),
-            augmix_view(size, mean, std, how),
-        ]
+        both = (view(size, mean, std, how) for view in (moco_view, augmix_view))
+        self.views = [build_transform(cfg, is_train=True), *both]
         manager = DataManager(cfg, custom_tfm_train=self.views)
         self.loader = loader = cast(Any, manager.train_loader_x)
         self.items = loader.dataset.data_source
         self.seed, self.batch, self.epoch = cfg.SEED, batch, -1
         self.images = len(loader) * batch  # of an epoch
 
-    def begin_epoch(self) -> int:
-        """The next epoch for both sides."""
+    def ours(self) -> Any:
+        """An epoch of batches from the engine's loader."""
         self.epoch += 1
         self.loader.sampler.set_epoch(self.epoch)
         self.loader.dataset.set_epoch(self.epoch)
-        return self.epoch
-
-    def ours(self) -> Any:
-        """An epoch of batches from the engine's loader."""
-        self.begin_epoch()
         return self.loader
 
     def naive(self) -> Iterator[dict[str, Any]]:
@@ -83,17 +74,17 @@ class Loading:
 
         from dassl.utils import seeded
 
-        epoch = self.begin_epoch()
-        order = list(self.loader.sampler)[: self.images]
+        order = list(self.ours().sampler)[: self.images]
         for start in range(0, self.images, self.batch):
-            rows = []
+            rows, labels = [], []
             for index in order[start : start + self.batch]:
-                image = Image.open(self.items[index].impath).convert("RGB")
-                with seeded(self.seed, epoch, index):
+                item = self.items[index]
+                labels.append(item.label)
+                image = Image.open(item.impath).convert("RGB")
+                with seeded(self.seed, self.epoch, index):
                     rows.append([view(image) for view in self.views])
             batch = {name: torch.stack(views) for name, views in zip(VIEWS, zip(*rows, strict=True), strict=True)}
-            labels = torch.tensor([self.items[index].label for index in order[start : start + self.batch]])
-            yield batch | {"label": labels}
+            yield batch | {"label": torch.tensor(labels)}
 
     def error(self) -> float:
         """Difference of the first batch's views."""
@@ -120,21 +111,16 @@ class Loading:
         return spent / len(images) / int(machine.describe("cpu")["cores"])
 
 
-def trainer_step(args: argparse.Namespace, classes: int) -> Callable[[dict[str, Any]], None]:
+def trainer_step(classes: int) -> Callable[[dict[str, Any]], None]:
     """One training step of the tiny CLIP on a batch, as the demo's."""
     from benchmarks import models
 
     model = models.build_ours(models.backbone("tiny", "cpu"), classes).train()
-    now: dict[str, Any] = {}
-    step = models.step(
-        lambda: models.ours_loss(model, [now[name] for name in VIEWS], now["label"]), list(model.learner.parameters())
-    )
 
-    def run(batch: dict[str, Any]) -> None:
-        now.update(batch)
-        step()
+    def loss(batch: dict[str, Any]) -> Any:
+        return models.ours_loss(model, [batch[name] for name in VIEWS], batch["label"])
 
-    return run
+    return models.step(loss, model.learner)
 
 
 def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None) -> dict[str, Any]:
@@ -150,8 +136,7 @@ def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], Non
     if step is None:
         least = loading.views_alone()
     else:
-        batch = next(iter(loading.naive()))
-        alone = measure.measure({"step": partial(step, batch)}, repeats)
+        alone = measure.measure({"step": partial(step, next(loading.naive()))}, repeats)
         least = alone["step"]["seconds"] / loading.batch
     sides = {name: record.per_image(side, loading.images) for name, side in times.items()}
     floor = {"seconds": least, "share": least / sides["ours"]["seconds"]}
@@ -175,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         loading = Loading(large, "vit_b16", size, 4, workers)
         rows.append(compare(loading, f"three views of {size} px from {width} x {height} JPEG", args.repeats, None))
         loading = Loading(small, "tiny", tiny, 4 if args.quick else 16, workers)
-        step = trainer_step(args, classes)
+        step = trainer_step(classes)
         rows.append(compare(loading, "training of the tiny CLIP, data included", args.repeats, step))
         del loading
     return record.finish("data_loading", args, rows, per="image")

@@ -70,15 +70,6 @@ def _cpu() -> str:
     return f"{name} ({extra})" if extra else name
 
 
-def available_bytes(device: str) -> int:
-    """Memory that can still be taken."""
-    import torch
-
-    from clip.prompts import free_memory
-
-    return free_memory(torch.device(device))
-
-
 def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], device: str) -> int:
     """Call a function, then give this process's highest memory use in bytes; on a GPU, its allocator's."""
     function(*args)
@@ -86,9 +77,9 @@ def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], dev
         import torch
 
         return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.is_file():  # not getrusage: on Linux it starts from the parent's peak
-        return int(re.findall(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)[0]) * 1024
+    if sys.platform == "linux":  # getrusage would start from the parent's peak
+        status = Path("/proc/self/status").read_text()
+        return int(re.findall(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[0]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -93,15 +93,13 @@ def reference_loss(
     return naive_loss(tuple(x.float() for x in out), label)["loss"]
 
 
-def step(
-    loss: Callable[[], torch.Tensor], parameters: Sequence[torch.nn.Parameter], scale: float = 1.0
-) -> Callable[[], None]:
-    """A training step: loss, backward, and SGD as the recipe has it."""
-    optimizer = torch.optim.SGD(parameters, lr=0.002 / scale, momentum=0.9)
+def step(loss: Callable[..., torch.Tensor], learner: torch.nn.Module, scale: float = 1.0) -> Callable[..., None]:
+    """A training step, given what the loss takes: loss, backward, and SGD as the recipe has it."""
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.002 / scale, momentum=0.9)
 
-    def run() -> None:
+    def run(*args: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss() * scale)
+        torch.autograd.backward(loss(*args) * scale)
         optimizer.step()
 
     return run

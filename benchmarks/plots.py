@@ -45,19 +45,12 @@ WANTED: list[tuple[str, str, str, dict[str, Any], str]] = [
 
 @dataclass
 class Chart:
-    """One chart: lines over a logarithmic x.
-
-    Attributes:
-        title: Above it.
-        axis: What x is.
-        unit: Writes a y.
-        lines: Points by name of the line.
-    """
+    """One chart: lines over a logarithmic x."""
 
     title: str
-    axis: str
-    unit: Callable[[float], str]
-    lines: dict[str, list[Point]]
+    axis: str  # what x is
+    unit: Callable[[float], str]  # writes a y
+    lines: dict[str, list[Point]]  # by name
 
 
 def growth(group: Records, benchmark: str, along: str, fixed: dict[str, Any], value: str) -> dict[str, list[Point]]:

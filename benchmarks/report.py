@@ -61,44 +61,27 @@ def _percent(value: float) -> str:
 
 
 STEP50, STEP500, STEP1000 = ({"batch": 4, "classes": classes} for classes in (50, 500, 1000))
-PEAK, TIME = ("ours", "peak_bytes"), ("ours", "seconds")
 HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
+PEAK, TIME, RATIO, SHARE = ("ours", "peak_bytes"), ("ours", "seconds"), ("ratio",), ("floor", "share")
+SEC, GB = figures.seconds, figures.gigabytes
 # What, value, how it is written, target, and whether the target is a floor (1) or a ceiling (-1).
 Targets = list[tuple[str, Value, Callable[[float], str], float, int]]
 CPU: Targets = [
     ("agreement of features and gradients, relative, fp32", _error, figures.error, 1e-5, -1),
-    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", "ratio", **HEADLINE), _ratio, 15, 1),
-    ("its share of the floor", _row("text_encoder", "floor", "share", **HEADLINE), _percent, 0.6, 1),
-    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", "ratio", **STEP50), _ratio, 10, 1),
-    ("its memory", _row("training_step", *PEAK, **STEP50), figures.gigabytes, 3.5e9, -1),
-    (
-        "training step, 4 images x 500 classes: memory",
-        _row("training_step", *PEAK, **STEP500),
-        figures.gigabytes,
-        6e9,
-        -1,
-    ),
-    ("testing, 100 classes: ours / naive images/s", _row("evaluation", "ratio", classes=100), _ratio, 25, 1),
-    (startup.HELP, _row("startup", *TIME, what=startup.HELP), figures.seconds, 1, -1),
-    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), figures.seconds, 10, -1),
+    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", *RATIO, **HEADLINE), _ratio, 15, 1),
+    ("its share of the floor", _row("text_encoder", *SHARE, **HEADLINE), _percent, 0.6, 1),
+    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", *RATIO, **STEP50), _ratio, 10, 1),
+    ("its memory", _row("training_step", *PEAK, **STEP50), GB, 3.5e9, -1),
+    ("training step, 4 images x 500 classes: memory", _row("training_step", *PEAK, **STEP500), GB, 6e9, -1),
+    ("testing, 100 classes: ours / naive images/s", _row("evaluation", *RATIO, classes=100), _ratio, 25, 1),
+    (startup.HELP, _row("startup", *TIME, what=startup.HELP), SEC, 1, -1),
+    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), SEC, 10, -1),
 ]
 GPU: Targets = [
-    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), figures.seconds, 0.025, -1),
-    (
-        "training step, 4 images x 1000 classes: memory",
-        _row("training_step", *PEAK, **STEP1000),
-        figures.gigabytes,
-        16e9,
-        -1,
-    ),
-    ("testing, 1000 classes", _speed, lambda value: f"{figures.amount(value)} images/s", 700, 1),
-    (
-        "text encoder, 12 prompts x 50 classes: share of the floor",
-        _row("text_encoder", "floor", "share", **HEADLINE),
-        _percent,
-        0.6,
-        1,
-    ),
+    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), SEC, 0.025, -1),
+    ("training step, 4 images x 1000 classes: memory", _row("training_step", *PEAK, **STEP1000), GB, 16e9, -1),
+    ("testing, 1000 classes", _speed, figures.images_per_second, 700, 1),
+    ("text encoder, 12 prompts x 50 classes: share of the floor", CPU[2][1], _percent, 0.6, 1),
 ]
 
 

@@ -57,7 +57,7 @@ class Side:
         """A function that does one training step."""
         from benchmarks import models
 
-        return models.step(self.loss, list(self.learner.parameters()), self.scale)
+        return models.step(self.loss, self.learner, self.scale)
 
     def gradients(self) -> tuple[Any, list[Any]]:
         """The loss, and its gradients by the learnables' published names; they are not kept."""
@@ -88,8 +88,12 @@ class Naive:
 
     def fitting(self, classes: int) -> int:
         """The largest number of classes that fits, up to `classes`."""
+        import torch
+
+        from clip.prompts import free_memory
+
         wanted = min(classes, QUICK_FITTING) if self.args.quick else classes
-        return measure.largest_fitting(wanted, self.need, machine.available_bytes(self.args.device))
+        return measure.largest_fitting(wanted, self.need, free_memory(torch.device(self.args.device)))
 
     def error(self, classes: int) -> float:
         """Of ours against the naive side at a size that fits; above the limit, the benchmark stops."""
