@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,11 @@ def build(args: argparse.Namespace, side: str, classes: int) -> Any:
     return released
 
 
-def images_of(args: argparse.Namespace, batch: int) -> Any:
-    """B images for either side."""
-    from benchmarks import models
-
-    return models.views(models.backbone_of(args, "ours"), batch, 1)[0]
-
-
 def run_alone(args: argparse.Namespace, side: str, classes: int, batch: int) -> None:
     """One batch of one side by itself, for its memory."""
-    build(args, side, classes)(images_of(args, batch))
+    from benchmarks import models
+
+    build(args, side, classes)(models.views(models.backbone_of(args, side), batch, 1)[0])
 
 
 def measure_case(
@@ -62,20 +58,20 @@ def measure_case(
     """A row of the record; its times are per image."""
     from benchmarks import models
 
-    ours, naive = build(args, "ours", classes), build(args, "naive", classes)
-    images = images_of(args, batch)
-    few = images[:naive_batch]
+    clip = models.backbone_of(args, "ours")
+    images = models.views(clip, batch, 1)[0]
     case = {"batch": batch, "naive_batch": naive_batch, "classes": classes}
     logits: dict[str, Any] = {}
-    sides = {"ours": lambda: ours(images), "naive": lambda: naive(few)}
+    counts = {"ours": batch, "naive": naive_batch}
+    sides = {side: partial(build(args, side, classes), images[:count]) for side, count in counts.items()}
     times = measure.measure(sides, args.repeats, args.device, results=logits, probe=probe)
     error = relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
     require(error, models.LIMITS[args.dtype], figures.label(case))
     result = {}
-    for side, count in (("ours", batch), ("naive", naive_batch)):
+    for side, count in counts.items():
         peak = measure.peak_bytes(run_alone, args, side, classes, count, device=args.device)
         result[side] = record.per_image(times[side], count) | {"peak_bytes": peak}
-    work = models.whole_floor(models.backbone_of(args, "ours"), batch, classes, training=False)
+    work = models.whole_floor(clip, batch, classes, training=False)
     floor = work.over(batch).floor(probe.take(), result["ours"]["seconds"])
     return record.row(case, result["ours"], result["naive"], error=error, floor=floor)
 

@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import threading
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,14 +134,12 @@ class Probe:
         self.samples.clear()  # the first sample warms up
 
     def _seconds(self, function: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(2):
-            wait(self.device)
-            start = time.perf_counter()
+        def timed() -> None:
             function()
             wait(self.device)
-            times.append(time.perf_counter() - start)
-        return min(times)
+
+        wait(self.device)
+        return min(timeit.repeat(timed, number=1, repeat=2))
 
     def sample(self) -> None:
         """Measure both rates once: the best of the products, and a large copy (read and written)."""

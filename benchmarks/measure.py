@@ -21,7 +21,7 @@ SHARE = 0.75  # of the memory at hand, which the naive side may plan to take
 
 
 def options(description: str, argv: Sequence[str] | None = None, models: bool = True) -> argparse.Namespace:
-    """Parse a benchmark's command line; exits, saying so, when it asks for a device that is not there.
+    """Parse a benchmark's command line; exits, saying so, when it asks for what cannot be done here.
 
     Args:
         description: The benchmark's docstring.
@@ -41,8 +41,15 @@ def options(description: str, argv: Sequence[str] | None = None, models: bool = 
         parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: fp32, on a GPU bf16")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    args.repeats = args.repeats or (1 if args.quick else 5)
+    if args.repeats is None:
+        args.repeats = 1 if args.quick else 5
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
     args.out = args.out or (ROOT / "output" / "benchmarks" if args.quick else RESULTS)
+    try:  # before the long work
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder that can be written: {error}")
     if not models:
         args.device = "cpu"
         return args

@@ -110,8 +110,10 @@ def read(folder: Path = RESULTS) -> list[Records]:
         Groups of records by benchmark.
 
     Raises:
-        ValueError: A file is no record; names it.
+        ValueError: There is no such folder, or a file is no record; names it.
     """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder of records")
     groups: dict[tuple[str, str], Records] = {}
     for path in sorted(folder.glob("*.json")):
         try:

@@ -154,6 +154,14 @@ def test_broken_records_are_named(tmp_path, change, message):
         read(tmp_path)
 
 
+def test_a_folder_that_is_not_there_overwrites_nothing(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("<!-- performance:begin -->\nold\n<!-- performance:end -->\n")
+    with pytest.raises(ValueError, match="gone: there is no such folder of records"):
+        report.main(["--results", str(tmp_path / "gone"), "--write", str(page)])
+    assert "old" in page.read_text()
+
+
 def test_records_group_by_machine_and_precision(tmp_path):
     write(tmp_path, all_records())
     half = record("text_encoder", all_records()["text_encoder"]["rows"], dtype="bf16")

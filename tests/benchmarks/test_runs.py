@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_without_a_gpu_it_is_skipped_and_said(capsys):
         measure.options("", ["--device", "cuda"])
     assert not end.value.code and "GPU: skipped" in capsys.readouterr().out
     assert measure.options("", []).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [("--repeats", "0", "must be at least 1, got 0"), ("--out", __file__, "that can be written: .*test_runs")],
+)
+def test_what_cannot_be_done_is_refused_before_the_work(flag, value, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        measure.options("", [flag, value], models=False)
+    assert end.value.code == 2 and re.search(f"{flag} .*{message}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", [*TITLES, "plots", "report"])
