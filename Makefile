@@ -52,7 +52,7 @@ bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 	@$(PY) -m benchmarks.report
-	@echo "The README gets this section by: $(PY) -m benchmarks.report --readme README.md"
+	@echo "docs/performance.md gets this section by: $(PY) -m benchmarks.report --write docs/performance.md"
 
 clean: ## Remove caches (data/, output/ and .venv/ stay)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -47,7 +47,7 @@ def class_names(count: int) -> list[str]:
         Distinct names.
     """
     first, second, last = FIRST.split(), SECOND.split(), LAST.split()
-    draw, names, deck = random.Random(0), {}, []
+    draw, names, deck = random.Random(0), dict[str, None](), list[str]()
     while len(names) < count:
         words = draw.choices((1, 2, 3, 4), SHARES)[0]
         if not deck:  # every word comes first once before any does again

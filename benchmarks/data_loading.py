@@ -3,26 +3,25 @@
     python -m benchmarks.data_loading
     python -m benchmarks.data_loading --quick
 
-The straight way decodes each image each time and makes its views in the training process, one after another. Both give
-the same pixels, which is checked. Floors: the views of decoded images alone, spread over the cores; and for training
-with data, the steps alone.
+Ours decodes images and makes their views in worker processes, the straight way in the training process, one after
+another. Both give the same pixels, which is checked. Floors: the views of decoded images alone, spread over the cores;
+and for training with data, the steps alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, machine
-from benchmarks.agreement import relative_error, require
+from benchmarks import machine, measure, record
+from benchmarks.measure import relative_error, require
 from benchmarks.pictures import make_pictures
 
 VIEWS = ("img", "img2", "img3")
@@ -46,33 +45,26 @@ class Loading:
         from dassl.data.transforms import build_transform
         from trainers.gopro.views import augmix_view, moco_view
 
-        files = ["image_folder", config]
-        paths = [common.ROOT / "configs" / part for part in ("datasets", "trainers/GOPro")]
-        flags = [str(path / f"{stem}.yaml") for path, stem in zip(paths, files, strict=True)]
-        argv = ["--root", str(pictures), "--seed", "1", "--dataset-config-file", flags[0], "--config-file", flags[1]]
+        configs = record.ROOT / "configs"
+        argv = ["--root", str(pictures), "--seed", "1"]
+        argv += ["--dataset-config-file", str(configs / "datasets/image_folder.yaml")]
+        argv += ["--config-file", str(configs / f"trainers/GOPro/{config}.yaml")]
         opts = f"INPUT.SIZE ({size},{size}) DATALOADER.TRAIN_X.BATCH_SIZE {batch} DATALOADER.NUM_WORKERS {workers}"
         cfg = train.build_config(train.parse_args([*argv, *opts.split(), "VERBOSE", "False"]))
         mean, std, how = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.INTERPOLATION
-        self.views = [
-            build_transform(cfg, is_train=True),
-            moco_view(size, mean, std, how),
-            augmix_view(size, mean, std, how),
-        ]
-        self.manager = DataManager(cfg, custom_tfm_train=self.views)
-        self.loader, self.items = self.manager.train_loader_x, self.manager.dataset.train_x
+        both = (view(size, mean, std, how) for view in (moco_view, augmix_view))
+        self.views = [build_transform(cfg, is_train=True), *both]
+        manager = DataManager(cfg, custom_tfm_train=self.views)
+        self.loader = loader = cast(Any, manager.train_loader_x)
+        self.items = loader.dataset.data_source
         self.seed, self.batch, self.epoch = cfg.SEED, batch, -1
-        self.images = len(self.loader) * batch
+        self.images = len(loader) * batch  # of an epoch
 
-    def begin_epoch(self) -> int:
-        """The next epoch for both sides."""
+    def ours(self) -> Any:
+        """An epoch of batches from the engine's loader."""
         self.epoch += 1
         self.loader.sampler.set_epoch(self.epoch)
         self.loader.dataset.set_epoch(self.epoch)
-        return self.epoch
-
-    def ours(self) -> Iterable[dict[str, Any]]:
-        """An epoch of batches from the engine's loader."""
-        self.begin_epoch()
         return self.loader
 
     def naive(self) -> Iterator[dict[str, Any]]:
@@ -82,17 +74,17 @@ class Loading:
 
         from dassl.utils import seeded
 
-        epoch = self.begin_epoch()
-        order = list(self.loader.sampler)[: self.images]
+        order = list(self.ours().sampler)[: self.images]
         for start in range(0, self.images, self.batch):
-            rows = []
+            rows, labels = [], []
             for index in order[start : start + self.batch]:
-                image = Image.open(self.items[index].impath).convert("RGB")
-                with seeded(self.seed, epoch, index):
+                item = self.items[index]
+                labels.append(item.label)
+                image = Image.open(item.impath).convert("RGB")
+                with seeded(self.seed, self.epoch, index):
                     rows.append([view(image) for view in self.views])
             batch = {name: torch.stack(views) for name, views in zip(VIEWS, zip(*rows, strict=True), strict=True)}
-            labels = torch.tensor([self.items[index].label for index in order[start : start + self.batch]])
-            yield batch | {"label": labels}
+            yield batch | {"label": torch.tensor(labels)}
 
     def error(self) -> float:
         """Difference of the first batch's views."""
@@ -107,33 +99,24 @@ class Loading:
 
         from dassl.utils import read_image
 
-        images = [read_image(item.impath) for item in self.items[: min(8, len(self.items))]]
+        images = [read_image(item.impath) for item in self.items[:8]]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        start = time.perf_counter()
-        for image in images:
-            for view in self.views:
-                view(image)
-        spent = time.perf_counter() - start
+        spent = timeit.timeit(lambda: [view(image) for image in images for view in self.views], number=1)
         torch.set_num_threads(threads)
-        return spent / len(images) / machine.describe("cpu")["cores"]
+        return spent / len(images) / int(machine.describe("cpu")["cores"])
 
 
-def trainer_step(args: argparse.Namespace, classes: int) -> Callable[[dict[str, Any]], None]:
+def trainer_step(classes: int) -> Callable[[dict[str, Any]], None]:
     """One training step of the tiny CLIP on a batch, as the demo's."""
     from benchmarks import models
 
     model = models.build_ours(models.backbone("tiny", "cpu"), classes).train()
-    now: dict[str, Any] = {}
-    step = models.step(
-        lambda: models.ours_loss(model, [now[name] for name in VIEWS], now["label"]), list(model.learner.parameters())
-    )
 
-    def run(batch: dict[str, Any]) -> None:
-        now.update(batch)
-        step()
+    def loss(batch: dict[str, Any]) -> Any:
+        return models.ours_loss(model, [batch[name] for name in VIEWS], batch["label"])
 
-    return run
+    return models.step(loss, model.learner)
 
 
 def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None) -> dict[str, Any]:
@@ -145,24 +128,20 @@ def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], Non
             if step is not None:
                 step(batch)
 
-    times = common.measure({s: partial(epoch, getattr(loading, s)) for s in ("ours", "naive")}, repeats)
+    times = measure.measure({s: partial(epoch, getattr(loading, s)) for s in ("ours", "naive")}, repeats)
     if step is None:
         least = loading.views_alone()
     else:
-        batch = next(iter(loading.naive()))
-        alone = common.measure({"step": partial(step, batch)}, repeats)
+        alone = measure.measure({"step": partial(step, next(loading.naive()))}, repeats)
         least = alone["step"]["seconds"] / loading.batch
-    sides = {}
-    for side, result in times.items():
-        runs = [seconds / loading.images for seconds in result["runs"]]
-        sides[side] = result | {"seconds": result["seconds"] / loading.images, "runs": runs}
+    sides = {name: record.per_image(side, loading.images) for name, side in times.items()}
     floor = {"seconds": least, "share": least / sides["ours"]["seconds"]}
-    return common.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
+    return record.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
-    args = common.options(__doc__, argv, models=False)
+    args = measure.options(__doc__, argv, models=False)
     from benchmarks import models
 
     cores = machine.describe("cpu")["cores"]
@@ -177,10 +156,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         loading = Loading(large, "vit_b16", size, 4, workers)
         rows.append(compare(loading, f"three views of {size} px from {width} x {height} JPEG", args.repeats, None))
         loading = Loading(small, "tiny", tiny, 4 if args.quick else 16, workers)
-        step = trainer_step(args, classes)
+        step = trainer_step(classes)
         rows.append(compare(loading, "training of the tiny CLIP, data included", args.repeats, step))
         del loading
-    return common.finish("data_loading", args, rows, per="image")
+    return record.finish("data_loading", args, rows, per="image")
 
 
 if __name__ == "__main__":

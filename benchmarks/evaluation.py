@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, machine, tables
-from benchmarks.agreement import relative_error, require
+from benchmarks import figures, machine, measure, record
+from benchmarks.measure import relative_error, require
 
-LIMIT = 1e-5  # relative, in fp32: logits
 # Classes, images a batch of ours, and of the naive side, which takes its images one after another anyway.
 CASES = [(10, 32, 4), (100, 32, 2), (1000, 16, 1)]
 GPU = [(10, 256, 8), (100, 128, 8), (1000, 64, 4)]
@@ -32,30 +32,24 @@ def build(args: argparse.Namespace, side: str, classes: int) -> Any:
 
     from benchmarks import models
 
-    clip = models.backbone(args.backbone, args.device, args.dtype if side == "ours" else "fp32")
+    clip = models.backbone_of(args, side)
     naive = models.build_naive(clip, classes).eval()
     if side == "ours":
         ours = models.build_ours(clip, classes, like=naive).eval()
         return torch.inference_mode()(lambda images: ours(images).logits)
 
-    @torch.no_grad()
-    def released(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(args.device, models.DTYPES[args.dtype], enabled=args.dtype != "fp32"):
+    def released(images: Any) -> Any:
+        with torch.no_grad(), models.autocast(args.device, args.dtype):
             return naive(images, images, images)[0].float()
 
     return released
 
 
-def images_of(args: argparse.Namespace, batch: int) -> Any:
-    """B images for either side."""
-    from benchmarks import models
-
-    return models.views(models.backbone(args.backbone, args.device, args.dtype), batch, 1)[0]
-
-
 def run_alone(args: argparse.Namespace, side: str, classes: int, batch: int) -> None:
     """One batch of one side by itself, for its memory."""
-    build(args, side, classes)(images_of(args, batch))
+    from benchmarks import models
+
+    build(args, side, classes)(models.views(models.backbone_of(args, side), batch, 1)[0])
 
 
 def measure_case(
@@ -64,36 +58,30 @@ def measure_case(
     """A row of the record; its times are per image."""
     from benchmarks import models
 
-    ours, naive = build(args, "ours", classes), build(args, "naive", classes)
-    images = images_of(args, batch)
-    few = images[:naive_batch]
+    clip = models.backbone_of(args, "ours")
+    images = models.views(clip, batch, 1)[0]
     case = {"batch": batch, "naive_batch": naive_batch, "classes": classes}
     logits: dict[str, Any] = {}
-    sides = {"ours": lambda: ours(images), "naive": lambda: naive(few)}
-    times = common.measure(sides, args.repeats, args.device, results=logits, probe=probe)
-    limit = LIMIT if args.dtype == "fp32" else models.LIMITS[args.dtype]
+    counts = {"ours": batch, "naive": naive_batch}
+    sides = {side: partial(build(args, side, classes), images[:count]) for side, count in counts.items()}
+    times = measure.measure(sides, args.repeats, args.device, results=logits, probe=probe)
     error = relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
-    require(error, limit, tables.label(case))
+    require(error, models.LIMITS[args.dtype], figures.label(case))
     result = {}
-    for side, count in (("ours", batch), ("naive", naive_batch)):
-        runs = [seconds / count for seconds in times[side]["runs"]]
-        peak = common.peak_bytes(run_alone, args, side, classes, count, device=args.device)
-        result[side] = times[side] | {"seconds": times[side]["seconds"] / count, "runs": runs, "peak_bytes": peak}
-    work = models.whole_floor(models.backbone(args.backbone, args.device, args.dtype), batch, classes, training=False)
+    for side, count in counts.items():
+        peak = measure.peak_bytes(run_alone, args, side, classes, count, device=args.device)
+        result[side] = record.per_image(times[side], count) | {"peak_bytes": peak}
+    work = models.whole_floor(clip, batch, classes, training=False)
     floor = work.over(batch).floor(probe.take(), result["ours"]["seconds"])
-    return common.row(case, result["ours"], result["naive"], error=error, floor=floor)
+    return record.row(case, result["ours"], result["naive"], error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
-    args = common.options(__doc__, argv)
+    args = measure.options(__doc__, argv)
     probe = machine.Probe(args.device, args.dtype, args.quick)
     cases = QUICK if args.quick else GPU if args.device == "cuda" else CASES
-    rows = []
-    for i, case in enumerate(cases):
-        rows.append(measure_case(args, *case, probe))
-        print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
-    return common.finish("evaluation", args, rows, per="image")
+    return record.finish("evaluation", args, (measure_case(args, *case, probe) for case in cases), per="image")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import re
 import statistics
 import sys
 import threading
-import time
+import timeit
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def describe(device: str) -> dict[str, Any]:
     Returns:
         name (for people), short (for file names), device, cpu, cores, threads, memory_bytes, system, python, torch.
     """
+    import psutil
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,7 +43,7 @@ def describe(device: str) -> dict[str, Any]:
         "cpu": cpu,
         "cores": cores,
         "threads": torch.get_num_threads(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None,
+        "memory_bytes": psutil.virtual_memory().total,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -59,43 +61,40 @@ def slug(name: str) -> str:
 
 
 def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.is_file() else []
-    name = (names[0] if names else "") or platform.processor() or platform.machine()
-    flags = info.read_text() if info.is_file() else ""
-    extra = next((label for flag, label in (("amx_tile", "AMX"), ("avx512f", "AVX-512")) if flag in flags), "")
+    path = Path("/proc/cpuinfo")
+    info = path.read_text() if path.is_file() else ""
+    names = re.findall(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    name = next(iter(names), "") or platform.processor() or platform.machine()
+    extra = next((label for flag, label in (("amx_tile", "AMX"), ("avx512f", "AVX-512")) if flag in info), "")
     name = re.sub(r"\((R|TM)\)", "", name)
     return f"{name} ({extra})" if extra else name
 
 
-def available_bytes(device: str) -> int:
-    """Memory that can still be taken."""
-    import torch
-
-    from clip.prompts import free_memory
-
-    return free_memory(torch.device(device))
-
-
 def run_and_report_peak(function: Callable[..., Any], args: tuple[Any, ...], device: str) -> int:
     """Call a function, then give this process's highest memory use in bytes; on a GPU, its allocator's."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     function(*args)
     if device == "cuda":
         import torch
 
         return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.is_file():  # not getrusage: on Linux it starts from the parent's peak
-        return int(re.findall(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)[0]) * 1024
+    if sys.platform == "linux":  # getrusage would start from the parent's peak
+        status = Path("/proc/self/status").read_text()
+        return int(re.findall(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[0]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _end_with_parent() -> None:
-    """A benchmark that is killed must not leave a heavy child behind."""
+def end_with_parent() -> None:
+    """First thing in a child: end it when its parent ends, so that a killed benchmark leaves nothing behind.
+
+    Before the child asks for work: it holds both ends of the queue, so that one without a parent would wait for ever.
+    """
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -117,8 +116,10 @@ class Probe:
     def __init__(self, device: str, dtype: str, quick: bool = False) -> None:
         import torch
 
+        from trainers.base import WEIGHT_DTYPES
+
         self.device = device
-        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        kind = WEIGHT_DTYPES[dtype]
         scale = 1 if quick else 4 if device == "cpu" else 16
         self.products = []
         # Rows x inner x columns: square, and the text tower's two MLP products over many rows.
@@ -133,23 +134,19 @@ class Probe:
         self.samples.clear()  # the first sample warms up
 
     def _seconds(self, function: Callable[[], Any]) -> float:
-        times = []
-        for _ in range(2):
-            wait(self.device)
-            start = time.perf_counter()
+        def timed() -> None:
             function()
             wait(self.device)
-            times.append(time.perf_counter() - start)
-        return min(times)
+
+        wait(self.device)
+        return min(timeit.repeat(timed, number=1, repeat=2))
 
     def sample(self) -> None:
         """Measure both rates once: the best of the products, and a large copy (read and written)."""
         import torch
 
-        flops = max(
-            n / self._seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) for n, a, b, out in self.products
-        )
-        copied = self._seconds(lambda: self.target.copy_(self.source))
+        flops = max(n / self._seconds(partial(torch.mm, a, b, out=out)) for n, a, b, out in self.products)
+        copied = self._seconds(partial(self.target.copy_, self.source))
         self.samples.append((flops, 2 * self.source.numel() * 4 / copied))
 
     def take(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,12 +14,12 @@ from benchmarks.class_names import class_names
 from benchmarks.naive import NaiveGOPro, naive_loss
 from benchmarks.work import Tower, Work, image_work, learner_work, text_work
 from clip import FrozenCLIP
+from trainers.base import WEIGHT_DTYPES
 from trainers.gopro import RELEASED, GOProModel, build_gopro, gopro_loss
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
-# What rounding explains: of the numbers' own precision, carried through the blocks.
-LIMITS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 2e-1}
+# How far both sides may differ, relative: what rounding explains, carried through the blocks.
+LIMITS = {"fp32": 1e-5, "fp16": 3e-2, "bf16": 2e-1}
 
 
 def words(count: int) -> str:
@@ -29,7 +30,17 @@ def words(count: int) -> str:
 @lru_cache(maxsize=2)
 def backbone(name: str, device: str, dtype: str = "fp32") -> FrozenCLIP:
     """A CLIP with random weights, the same on each call."""
-    return clip.load(name, pretrained=False, dtype=DTYPES[dtype], device=device)
+    return clip.load(name, pretrained=False, dtype=WEIGHT_DTYPES[dtype], device=device)
+
+
+def backbone_of(args: argparse.Namespace, side: str) -> FrozenCLIP:
+    """The backbone of a side: ours in the precision asked for, the naive one in fp32."""
+    return backbone(args.backbone, args.device, args.dtype if side == "ours" else "fp32")
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """What the naive side, whose weights are fp32, runs under."""
+    return torch.autocast(device, WEIGHT_DTYPES[dtype], enabled=dtype != "fp32")
 
 
 def build_naive(model: FrozenCLIP, classes: int, context: int = 4) -> NaiveGOPro:
@@ -76,21 +87,19 @@ def ours_loss(model: GOProModel, images: Sequence[torch.Tensor], label: torch.Te
 def reference_loss(
     model: NaiveGOPro, images: Sequence[torch.Tensor], label: torch.Tensor, dtype: str = "fp32"
 ) -> torch.Tensor:
-    """The naive total; below fp32 under autocast, since its learnables are fp32."""
-    with torch.autocast(label.device.type, DTYPES[dtype], enabled=dtype != "fp32"):
+    """The naive total."""
+    with autocast(label.device.type, dtype):
         out = model(*images)
     return naive_loss(tuple(x.float() for x in out), label)["loss"]
 
 
-def step(
-    loss: Callable[[], torch.Tensor], parameters: Sequence[torch.nn.Parameter], scale: float = 1.0
-) -> Callable[[], None]:
-    """A training step: loss, backward, and SGD as the recipe has it."""
-    optimizer = torch.optim.SGD(parameters, lr=0.002 / scale, momentum=0.9)
+def step(loss: Callable[..., torch.Tensor], learner: torch.nn.Module, scale: float = 1.0) -> Callable[..., None]:
+    """A training step, given what the loss takes: loss, backward, and SGD as the recipe has it."""
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.002 / scale, momentum=0.9)
 
-    def run() -> None:
+    def run(*args: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        (loss() * scale).backward()
+        torch.autograd.backward(loss(*args) * scale)
         optimizer.step()
 
     return run

@@ -7,6 +7,8 @@ tower, and all three views also in testing. It shares no code with `clip.prompts
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,7 +46,10 @@ class NaiveGOPro(nn.Module):
         ctx_init: Words of the context, one token each.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, classnames: list[str], ctx_init: str = "a photo of a") -> None:
+    prefix: torch.Tensor
+    suffix: torch.Tensor
+
+    def __init__(self, model: Any, tokenizer: Any, classnames: list[str], ctx_init: str = "a photo of a") -> None:
         super().__init__()
         self.frozen = (model,)  # a tuple, so that the state dict holds the learnables alone
         tokens = tokenizer([f"{ctx_init} {name.replace('_', ' ')}." for name in classnames])
@@ -88,7 +93,7 @@ class NaiveGOPro(nn.Module):
             rows.append(torch.cat([self.prefix, context, self.suffix], dim=1))
         return torch.stack(rows)
 
-    def encode_text(self, rows: torch.Tensor) -> torch.Tensor:
+    def encode_text(self, rows: torch.Tensor) -> Any:
         """[C, context_length, Dt] -> [C, E], normalised, by the full computation over padded rows."""
         model = self.frozen[0]
         x = rows + model.positional_embedding
@@ -128,7 +133,7 @@ def naive_nt_xent(first: torch.Tensor, second: torch.Tensor, tau: float = 0.1) -
         positive = torch.exp(z[i] @ z[(i + b) % (2 * b)] / tau)
         rest = sum(torch.exp(z[i] @ z[j] / tau) for j in range(2 * b) if j != i)
         terms.append(-torch.log(positive / rest))
-    return sum(terms) / len(terms)
+    return torch.stack(terms).mean()
 
 
 def naive_loss(outputs: tuple[torch.Tensor, ...], label: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
-"""The README's performance section, written from the records in benchmarks/results.
+"""The performance section of docs/performance.md, written from the records in benchmarks/results.
 
-    python -m benchmarks.report                       prints it
-    python -m benchmarks.report --readme README.md    puts it between the file's markers
-    python -m benchmarks.report --check README.md     fails where the file says something else
+    python -m benchmarks.report                               prints it
+    python -m benchmarks.report --write docs/performance.md   puts it between the file's markers
+    python -m benchmarks.report --check docs/performance.md   fails where the file says something else
 
 What was not measured is called so.
 """
@@ -10,6 +10,7 @@ What was not measured is called so.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import plots, startup, tables
-from benchmarks.common import RESULTS, ROOT
-from benchmarks.records import Records, find, read
+from benchmarks import figures, plots, startup
+from benchmarks.record import RESULTS, ROOT, Records, find, read
 from reporting.readme import put
 
+DOCS = ROOT / "docs"
 SECTION = "performance"
 NOT_MEASURED = "not measured"
 Value = Callable[[Records], tuple[float | None, bool]]  # None if not measured; whether it is extrapolated
@@ -52,7 +53,7 @@ def _speed(group: Records) -> tuple[float | None, bool]:
 
 
 def _ratio(value: float) -> str:
-    return f"{tables.amount(value)} x"
+    return f"{figures.amount(value)} x"
 
 
 def _percent(value: float) -> str:
@@ -60,44 +61,27 @@ def _percent(value: float) -> str:
 
 
 STEP50, STEP500, STEP1000 = ({"batch": 4, "classes": classes} for classes in (50, 500, 1000))
-PEAK, TIME = ("ours", "peak_bytes"), ("ours", "seconds")
 HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
+PEAK, TIME, RATIO, SHARE = ("ours", "peak_bytes"), ("ours", "seconds"), ("ratio",), ("floor", "share")
+SEC, GB = figures.seconds, figures.gigabytes
 # What, value, how it is written, target, and whether the target is a floor (1) or a ceiling (-1).
 Targets = list[tuple[str, Value, Callable[[float], str], float, int]]
 CPU: Targets = [
-    ("agreement of features and gradients, relative, fp32", _error, tables.error, 1e-5, -1),
-    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", "ratio", **HEADLINE), _ratio, 15, 1),
-    ("its share of the floor", _row("text_encoder", "floor", "share", **HEADLINE), _percent, 0.6, 1),
-    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", "ratio", **STEP50), _ratio, 10, 1),
-    ("its memory", _row("training_step", *PEAK, **STEP50), tables.gigabytes, 3.5e9, -1),
-    (
-        "training step, 4 images x 500 classes: memory",
-        _row("training_step", *PEAK, **STEP500),
-        tables.gigabytes,
-        6e9,
-        -1,
-    ),
-    ("testing, 100 classes: ours / naive images/s", _row("evaluation", "ratio", classes=100), _ratio, 25, 1),
-    (startup.HELP, _row("startup", *TIME, what=startup.HELP), tables.seconds, 1, -1),
-    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), tables.seconds, 10, -1),
+    ("agreement of features and gradients, relative, fp32", _error, figures.error, 1e-5, -1),
+    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", *RATIO, **HEADLINE), _ratio, 15, 1),
+    ("its share of the floor", _row("text_encoder", *SHARE, **HEADLINE), _percent, 0.6, 1),
+    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", *RATIO, **STEP50), _ratio, 10, 1),
+    ("its memory", _row("training_step", *PEAK, **STEP50), GB, 3.5e9, -1),
+    ("training step, 4 images x 500 classes: memory", _row("training_step", *PEAK, **STEP500), GB, 6e9, -1),
+    ("testing, 100 classes: ours / naive images/s", _row("evaluation", *RATIO, classes=100), _ratio, 25, 1),
+    (startup.HELP, _row("startup", *TIME, what=startup.HELP), SEC, 1, -1),
+    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), SEC, 10, -1),
 ]
 GPU: Targets = [
-    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), tables.seconds, 0.025, -1),
-    (
-        "training step, 4 images x 1000 classes: memory",
-        _row("training_step", *PEAK, **STEP1000),
-        tables.gigabytes,
-        16e9,
-        -1,
-    ),
-    ("testing, 1000 classes", _speed, lambda value: f"{tables.amount(value)} images/s", 700, 1),
-    (
-        "text encoder, 12 prompts x 50 classes: share of the floor",
-        _row("text_encoder", "floor", "share", **HEADLINE),
-        _percent,
-        0.6,
-        1,
-    ),
+    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), SEC, 0.025, -1),
+    ("training step, 4 images x 1000 classes: memory", _row("training_step", *PEAK, **STEP1000), GB, 16e9, -1),
+    ("testing, 1000 classes", _speed, figures.images_per_second, 700, 1),
+    ("text encoder, 12 prompts x 50 classes: share of the floor", CPU[2][1], _percent, 0.6, 1),
 ]
 
 
@@ -113,7 +97,7 @@ def targets_table(targets: Targets, group: Records) -> str:
     return "\n".join(lines)
 
 
-def machine_section(group: Records, results: Path, root: Path) -> str:
+def machine_section(group: Records, results: Path, folder: Path) -> str:
     """All tables of one machine and precision."""
     newest = max(group.values(), key=lambda record: record["date"])
     about, rates = newest["machine"], next((r["rates"] for r in group.values() if r["rates"]), None)
@@ -127,25 +111,28 @@ def machine_section(group: Records, results: Path, root: Path) -> str:
     ]
     chart = plots.path(results, group)
     if chart.is_file():
-        parts.append(f"![Growth with classes, images and context tokens]({chart.relative_to(root).as_posix()})")
+        link = Path(os.path.relpath(chart, folder)).as_posix()
+        parts.append(f"![Growth with classes, images and context tokens]({link})")
     parts.append("<details><summary>All figures</summary>")
-    for name, title in tables.TITLES.items():
+    for name, title in figures.TITLES.items():
         if name in group:
-            parts += [f"**{title}** (`{group[name]['command']}`)", tables.markdown(group[name])]
+            parts += [f"**{title}** (`{group[name]['command']}`)", figures.markdown(group[name])]
+        else:
+            parts.append(f"**{title}**: {NOT_MEASURED}.")
     if rates:
-        parts.append(tables.rate_note(rates))
+        parts.append(figures.rate_note(rates))
     return "\n\n".join([*parts, "</details>"])
 
 
-def section(results: Path = RESULTS, root: Path = ROOT) -> str:
-    """The whole section, without its markers."""
+def section(results: Path = RESULTS, folder: Path = DOCS) -> str:
+    """The whole section, without its markers; links are relative to `folder`."""
     groups = read(results)
     on_gpu = [group for group in groups if next(iter(group.values()))["machine"]["device"] == "cuda"]
     parts = [
         "Medians beside the naive reference (`benchmarks/naive.py`: the published algorithm, image by image over 77 "
         "tokens, three views also in testing), run in the same process on the same weights after checking that both "
         "agree. Repeat it with `make bench`.",
-        *(machine_section(group, results, root) for group in groups),
+        *(machine_section(group, results, folder) for group in groups),
     ]
     if len(on_gpu) == len(groups):
         parts.append("**CPU**: not measured.")
@@ -158,21 +145,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the section, put it into a file, or check that it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
-    parser.add_argument("--readme", type=Path, help="file to write into, between its markers")
+    parser.add_argument("--write", "--readme", type=Path, help="file to write into, between its markers")
     parser.add_argument("--check", type=Path, help="file to compare with")
     args = parser.parse_args(argv)
-    new = section(args.results, args.results.resolve().parent if args.results != RESULTS else ROOT)
-    file = args.readme or args.check
+    file = args.write or args.check
+    new = section(args.results, file.parent if file else DOCS)
     if file is None:
         print(new)
         return
-    old = file.read_text()
-    if args.readme:
-        file.write_text(put(old, SECTION, new))
-    elif put(old, SECTION, new) != old:
-        sys.exit(
-            f"{file}: the performance section is not that of {args.results}; run benchmarks.report --readme {file}"
-        )
+    old = file.read_text(encoding="utf-8")
+    updated = put(old, SECTION, new)
+    if args.write:
+        from dassl.utils import write_text
+
+        write_text(updated, file)
+    elif updated != old:
+        sys.exit(f"{file}: the performance section is not that of {args.results}; run benchmarks.report --write {file}")
 
 
 if __name__ == "__main__":

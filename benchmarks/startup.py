@@ -21,10 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common
+from benchmarks import measure, record
 from benchmarks.pictures import make_pictures
 
-EAGER = f"""import sys; sys.path.insert(0, {str(common.ROOT)!r})
+EAGER = f"""import sys; sys.path.insert(0, {str(record.ROOT)!r})
 import torch, torchvision, open_clip, datasets, trainers, train
 train.main(["--help"])"""
 HELP, FIRST = "`python train.py --help`", "first training step of the demo, from the start of python"
@@ -40,7 +40,7 @@ def run(*args: str) -> None:
     Raises:
         RuntimeError: It failed.
     """
-    done = subprocess.run([sys.executable, *args], cwd=common.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *args], cwd=record.ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"python {' '.join(args)} failed:\n{done.stderr[-2000:]}")
 
@@ -54,7 +54,7 @@ def until_first_step(command: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "train.py", "--output-dir", folder, *command],
-            cwd=common.ROOT,
+            cwd=record.ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -78,7 +78,7 @@ def until_first_step(command: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
-    args = common.options(__doc__, argv, models=False)
+    args = measure.options(__doc__, argv, models=False)
     with tempfile.TemporaryDirectory() as folder:
         if args.quick:
             pictures = make_pictures(Path(folder) / "pictures", 3, 6, 64, 64)
@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
             "python": partial(run, "-c", "pass"),
         }
         start = time.perf_counter()
-        times = common.measure(sides, args.repeats)
+        times = measure.measure(sides, args.repeats)
         steps = {"ours": partial(until_first_step, demo), "torch": partial(run, "-c", "import torch")}
-        first = common.measure(steps, args.repeats)
+        first = measure.measure(steps, args.repeats)
         print(f"measured in {time.perf_counter() - start:.0f} s")
     rows = []
     for what, ours, naive, least in (
@@ -102,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         (FIRST, first["ours"], None, first["torch"]["seconds"]),
     ):
         floor = {"seconds": least, "share": least / ours["seconds"]}
-        rows.append(common.row({"what": what}, ours, naive, floor=floor))
-    return common.finish("startup", args, rows)
+        rows.append(record.row({"what": what}, ours, naive, floor=floor))
+    return record.finish("startup", args, rows)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import common, machine, tables
-from benchmarks.agreement import relative_error, require
-from benchmarks.extrapolate import largest_fitting, line
+from benchmarks import machine, measure, record
 
-LIMIT = 1e-5  # relative, in fp32: loss and gradients of all learnables
 ZERO = 1e-4  # e.g. the gradient of a bias in front of a norm, which is rounding and nothing else
 CASES = [(2, 10), (4, 50), (4, 500), (4, 1000)]  # images, classes
 QUICK = [(2, 4), (2, 12)]
@@ -30,54 +27,50 @@ QUICK_FITTING = 8
 BUDGET_SEC = 90
 
 
-class Sides:
-    """Both models of one case, with the same weights and images."""
+class Side:
+    """One side's model in training, on B images.
 
-    def __init__(self, args: argparse.Namespace, batch: int, classes: int, only: str = "") -> None:
+    Args:
+        args: The options.
+        name: ours or naive.
+        batch: B.
+        classes: C.
+        like: The side whose learnables it takes; None keeps the first values.
+    """
+
+    def __init__(self, args: argparse.Namespace, name: str, batch: int, classes: int, like: Side | None = None) -> None:
         from benchmarks import models
 
-        self.args, self.models = args, models
+        self.clip = models.backbone_of(args, name)
         self.scale = models.LOSS_SCALE.get(args.dtype, 1.0)
-        same = args.dtype == "fp32"
-        self.clip = models.backbone(args.backbone, args.device, args.dtype if only != "naive" else "fp32")
-        self.naive = self.ours = None
-        if only != "ours":
-            full = self.clip if same or only else models.backbone(args.backbone, args.device)
-            self.naive = models.build_naive(full, classes).train()
-        if only != "naive":
-            self.ours = models.build_ours(self.clip, classes, like=self.naive).train()
-        self.views, self.label = models.views(self.clip, batch), models.labels(batch, classes, self.clip.device)
+        views, label = models.views(self.clip, batch), models.labels(batch, classes, self.clip.device)
+        self.learner: Any
+        self.loss: Callable[[], Any]
+        if name == "ours":
+            ours = models.build_ours(self.clip, classes, like.learner if like else None).train()
+            self.learner, self.loss = ours.learner, lambda: models.ours_loss(ours, views, label)
+        else:
+            naive = models.build_naive(self.clip, classes).train()
+            self.learner, self.loss = naive, lambda: models.reference_loss(naive, views, label, args.dtype)
 
-    def loss(self, side: str) -> Any:
-        """The total loss of one side."""
-        if side == "ours":
-            return self.models.ours_loss(self.ours, self.views, self.label)
-        return self.models.reference_loss(self.naive, self.views, self.label, self.args.dtype)
-
-    def parameters(self, side: str) -> dict[str, Any]:
-        """The learnables by their published names."""
-        return dict((self.ours.learner if side == "ours" else self.naive).named_parameters())
-
-    def step(self, side: str) -> Any:
+    def step(self) -> Callable[[], None]:
         """A function that does one training step."""
-        return self.models.step(lambda: self.loss(side), list(self.parameters(side).values()), self.scale)
+        from benchmarks import models
 
-    def error(self) -> float:
-        """Of ours against the naive one: the loss, and each learnable's gradient."""
-        losses, gradients = [], []
-        for side in ("ours", "naive"):
-            loss, parameters = self.loss(side), self.parameters(side)
-            (loss * self.scale).backward()
-            losses.append([loss])
-            gradients.append([p.grad for _, p in sorted(parameters.items())])
-            for p in parameters.values():
-                p.grad = None
-        return max(relative_error(*losses), relative_error(*gradients, zero=ZERO))
+        return models.step(self.loss, self.learner, self.scale)
+
+    def gradients(self) -> tuple[Any, list[Any]]:
+        """The loss, and its gradients by the learnables' published names; they are not kept."""
+        loss = self.loss()
+        (loss * self.scale).backward()
+        gradients = [p.grad for _, p in sorted(self.learner.named_parameters())]
+        self.learner.zero_grad(set_to_none=True)
+        return loss, gradients
 
 
 def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int) -> None:
     """Two steps of one side by itself, for its memory; the second one meets the optimizer's state."""
-    step = Sides(args, batch, classes, only=side).step(side)
+    step = Side(args, side, batch, classes).step()
     step()
     step()
 
@@ -87,27 +80,33 @@ class Naive:
 
     def __init__(self, args: argparse.Namespace, batch: int) -> None:
         self.args, self.batch = args, batch
-        probes = [
-            (classes, common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device))
-            for classes in PROBES
-        ]
-        self.need = line(probes) if all(peak for _, peak in probes) else lambda _: float("inf")
+        peaks = [measure.peak_bytes(run_alone, args, "naive", batch, n, device=args.device) for n in PROBES]
+        known = [(classes, peak) for classes, peak in zip(PROBES, peaks, strict=True) if peak]
+        self.need = measure.line(known) if len(known) == len(PROBES) else lambda _: float("inf")
         self.points: list[tuple[int, float]] = []
         self.errors: dict[int, float] = {}
 
     def fitting(self, classes: int) -> int:
         """The largest number of classes that fits, up to `classes`."""
-        limit = QUICK_FITTING if self.args.quick else classes
-        return largest_fitting(min(classes, limit), self.need, machine.available_bytes(self.args.device))
+        import torch
+
+        from clip.prompts import free_memory
+
+        wanted = min(classes, QUICK_FITTING) if self.args.quick else classes
+        return measure.largest_fitting(wanted, self.need, free_memory(torch.device(self.args.device)))
 
     def error(self, classes: int) -> float:
         """Of ours against the naive side at a size that fits; above the limit, the benchmark stops."""
         from benchmarks import models
 
         if classes not in self.errors:
-            limit = LIMIT if self.args.dtype == "fp32" else models.LIMITS[self.args.dtype]
-            error = Sides(self.args, self.batch, classes).error()
-            self.errors[classes] = require(error, limit, f"{self.batch} images x {classes} classes")
+            naive = Side(self.args, "naive", self.batch, classes)
+            ours = Side(self.args, "ours", self.batch, classes, like=naive)
+            (loss, gradients), (expected, expected_gradients) = ours.gradients(), naive.gradients()
+            error = measure.relative_error(gradients, expected_gradients, zero=ZERO)
+            error = max(error, measure.relative_error([loss], [expected]))
+            limit, what = models.LIMITS[self.args.dtype], f"{self.batch} images x {classes} classes"
+            self.errors[classes] = measure.require(error, limit, what)
         return self.errors[classes]
 
     def continued(self, classes: int) -> tuple[dict[str, Any] | None, float | None]:
@@ -120,50 +119,43 @@ class Naive:
             if fitting < 2:
                 return None, None
             for size in (fitting // 2, fitting):
-                step = Sides(self.args, self.batch, size, only="naive").step("naive")
-                times = common.measure({"naive": step}, self.args.repeats, self.args.device, BUDGET_SEC)
+                step = Side(self.args, "naive", self.batch, size).step()
+                times = measure.measure({"naive": step}, self.args.repeats, self.args.device, BUDGET_SEC)
                 self.points.append((size, times["naive"]["seconds"]))
         largest = self.points[-1][0]
         source = f"{self.batch} images x {largest} classes"
-        side = {"seconds": line(self.points)(classes), "runs": [], "peak_bytes": self.need(classes)}
+        side = {"seconds": measure.line(self.points)(classes), "runs": [], "peak_bytes": self.need(classes)}
         return side | {"extrapolated_from": source}, self.error(largest)
 
 
 def measure_case(
-    args: argparse.Namespace, batch: int, classes: int, naive_at: Naive, probe: machine.Probe
+    args: argparse.Namespace, batch: int, classes: int, naive_at: dict[int, Naive], probe: machine.Probe
 ) -> dict[str, Any]:
     """A row of the record: times, agreement, peaks of memory and floor of one case."""
     from benchmarks import models
 
-    fits = naive_at.fitting(classes) == classes
-    naive, error = (None, naive_at.error(classes)) if fits else naive_at.continued(classes)
-    sides = Sides(args, batch, classes, only="" if fits else "ours")
-    steps = {side: sides.step(side) for side in (("ours", "naive") if fits else ("ours",))}
-    times = common.measure(steps, args.repeats, args.device, BUDGET_SEC, probe=probe)
-    work = models.whole_floor(sides.clip, batch, classes, training=True)
+    at = naive_at[batch] = naive_at.get(batch) or Naive(args, batch)
+    fits = at.fitting(classes) == classes
+    naive, error = (None, at.error(classes)) if fits else at.continued(classes)
+    measured = ("ours", "naive") if fits else ("ours",)
+    steps = {side: Side(args, side, batch, classes).step() for side in measured}
+    times = measure.measure(steps, args.repeats, args.device, BUDGET_SEC, probe=probe)
+    work = models.whole_floor(models.backbone_of(args, "ours"), batch, classes, training=True)
     floor = work.floor(probe.take(), times["ours"]["seconds"])
-    del sides, steps
-    peak = common.peak_bytes(run_alone, args, "ours", batch, classes, device=args.device)
-    if fits:
-        alone = common.peak_bytes(run_alone, args, "naive", batch, classes, device=args.device)
-        naive = times["naive"] | {"peak_bytes": alone}
+    del steps
+    for side in measured:
+        times[side]["peak_bytes"] = measure.peak_bytes(run_alone, args, side, batch, classes, device=args.device)
     case = {"batch": batch, "classes": classes}
-    return common.row(case, times["ours"] | {"peak_bytes": peak}, naive, error=error, floor=floor)
+    return record.row(case, times["ours"], times.get("naive", naive), error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and write the record."""
-    args = common.options(__doc__, argv)
+    args = measure.options(__doc__, argv)
     probe = machine.Probe(args.device, args.dtype, args.quick)
-    rows: list[dict[str, Any]] = []
-    naive_at: dict[int, Naive] = {}
-    cases = QUICK if args.quick else CASES
-    for i, (batch, classes) in enumerate(cases):
-        if batch not in naive_at:
-            naive_at[batch] = Naive(args, batch)
-        rows.append(measure_case(args, batch, classes, naive_at[batch], probe))
-        print(f"[{i + 1}/{len(cases)}] {tables.label(rows[-1]['case'])}", flush=True)
-    return common.finish("training_step", args, rows)
+    cases, naive_at = QUICK if args.quick else CASES, dict[int, Naive]()
+    rows = (measure_case(args, batch, classes, naive_at, probe) for batch, classes in cases)
+    return record.finish("training_step", args, rows)
 
 
 if __name__ == "__main__":

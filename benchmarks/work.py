@@ -16,15 +16,10 @@ from typing import Any
 
 @dataclass
 class Work:
-    """Operations and bytes; they add up.
+    """Operations and bytes; they add up."""
 
-    Attributes:
-        flops: Operations of matrix products.
-        bytes: Bytes read and written.
-    """
-
-    flops: float
-    bytes: float
+    flops: float  # operations of matrix products
+    bytes: float  # read and written
 
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
@@ -44,32 +39,18 @@ class Work:
             flops, bytes, rates, seconds (the longer of the two times) and share (floor / measured, 1 is the floor).
         """
         least = max(self.flops / rates["matmul_flops"], self.bytes / rates["copy_bytes"])
-        return {
-            "flops": self.flops,
-            "bytes": self.bytes,
-            "rates": rates,
-            "seconds": least,
-            "share": least / seconds,
-        }
+        return {"flops": self.flops, "bytes": self.bytes, "rates": rates, "seconds": least, "share": least / seconds}
 
 
 @dataclass
 class Tower:
-    """A transformer's sizes.
-
-    Attributes:
-        layers: Blocks.
-        width: D.
-        hidden: Width inside the MLPs.
-        output: E.
-        itemsize: Bytes a number.
-    """
+    """A transformer's sizes."""
 
     layers: int
-    width: int
-    hidden: int
-    output: int
-    itemsize: int
+    width: int  # D
+    hidden: int  # inside the MLPs
+    output: int  # E
+    itemsize: int  # bytes a number
 
     @classmethod
     def of(cls, blocks: Sequence[Any], output: int) -> Tower:

@@ -52,7 +52,6 @@ def get_cfg_default() -> CfgNode:
 
     cfg.DATALOADER = CfgNode()
     cfg.DATALOADER.NUM_WORKERS = 4
-    cfg.DATALOADER.CACHE_MB = 2048  # decoded training images kept in memory, shared by the workers; 0: none
     cfg.DATALOADER.K_TRANSFORMS = 1  # augmented copies per training image
     cfg.DATALOADER.RETURN_IMG0 = False
     for name in ("TRAIN_X", "TRAIN_U"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from yacs.config import CfgNode
 from dassl.utils import read_image, require_readable, seeded
 
 from .datasets import DatasetBase, Datum, build_dataset
-from .image_cache import ImageCache
 from .samplers import EpochSampler, build_sampler
 from .transforms import build_transform
 
@@ -21,7 +19,7 @@ Transform = Callable[[Any], Any]
 
 
 class DatasetWrapper(Dataset[dict[str, Any]]):
-    """Decodes and transforms images; those for training are decoded once and kept, up to DATALOADER.CACHE_MB.
+    """Decodes and transforms images.
 
     An item is a dict with img, label, domain, impath and index. Several transforms give img, img2, img3, ...; in
     training, K_TRANSFORMS above 1 makes each a list; RETURN_IMG0 adds img0, the image without augmentation.
@@ -49,7 +47,6 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         plain = [name for name in cfg.INPUT.TRANSFORMS if name == "normalize"]
         self.to_tensor = build_transform(cfg, is_train=True, choices=plain)  # resized to INPUT.SIZE, not cropped
-        self.cache = ImageCache(len(data_source), cfg.DATALOADER.CACHE_MB * 2**20 if is_train else 0)
         self.seed = _base_seed(cfg)
         # In shared memory, because persistent workers hold a copy of this object from before the epoch.
         self.epoch = torch.zeros((), dtype=torch.int64)
@@ -64,7 +61,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
-        image = self.cache.get(idx, partial(read_image, item.impath, item.as_people_see))
+        image = read_image(item.impath, item.as_people_see)
         output: dict[str, Any] = {
             "label": item.label,
             "domain": item.domain,
@@ -120,8 +117,6 @@ def build_data_loader(
     """
     if not data_source:
         raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: no {'training' if is_train else 'test'} images")
-    if cfg.DATALOADER.CACHE_MB < 0:
-        raise ValueError(f"DATALOADER.CACHE_MB must not be negative (0 keeps no images), got {cfg.DATALOADER.CACHE_MB}")
     if batch_size < 1:
         raise ValueError(f"BATCH_SIZE must be at least 1, got {batch_size}")
     sampler = EpochSampler(

@@ -1,4 +1,4 @@
-"""Tables, charts and the README's section from made-up records."""
+"""Tables, charts and the performance section from made-up records."""
 
 import copy
 import json
@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from benchmarks import plots, report, startup, tables
-from benchmarks.records import check, find, read
+from benchmarks import figures, plots, report, startup
+from benchmarks.record import check, find, read
 
 MACHINE = {"name": "Fast Chip, 2 cores", "short": "fast-chip-2-cores", "device": "cpu", "cpu": "Fast Chip", "cores": 2}
 MACHINE |= {"threads": 2, "memory_bytes": 24 * 2**30, "system": "Linux", "python": "3.11.1", "torch": "2.6.0"}
@@ -63,22 +63,22 @@ def write(folder, records):
     [(None, "-"), (12.34, "12.3 s"), (1.0, "1.00 s"), (0.0712, "71.2 ms"), (1234.5, "1,234 s"), (2.5e-5, "0.025 ms")],
 )
 def test_seconds(value, text):
-    assert tables.seconds(value) == text
+    assert figures.seconds(value) == text
 
 
 def test_text_table_has_stars_notes_and_no_empty_columns():
-    text = tables.text(all_records()["training_step"])
+    text = figures.text(all_records()["training_step"])
     assert text.splitlines()[0] == "Training step: Fast Chip, 2 cores; ViT-B/16, fp32"
     first, second = text.splitlines()[2:4]
     assert " ".join(first.split()) == "4 images x 50 classes 4.00 s 44.0 s* 11.0 x* 3.00 GB 30.0 GB* 2e-7 2.80 s 70 %"
     assert " ".join(second.split()) == "4 images x 500 classes 30.0 s - - 7.00 GB - - 21.0 s 70 %"
     assert "* does not fit or takes too long; in a straight line from what does: 4 images x 20 classes." in text
     assert "200 GFLOP/s" in text and "20.0 GB/s" in text
-    assert "peak" not in tables.text(all_records()["startup"])
+    assert "peak" not in figures.text(all_records()["startup"])
 
 
 def test_testing_is_in_images_per_second():
-    header, rows = tables.table(all_records()["evaluation"])
+    header, rows = figures.table(all_records()["evaluation"])
     assert rows[0][:4] == ["32 images x 100 classes", "10.0 images/s", "0.5 images/s", "20.0 x"]
 
 
@@ -100,6 +100,7 @@ def test_section_names_machine_date_command_targets_and_what_was_not_measured(tm
         "| first training step of the demo, from the start of python | below 10 s | not measured |  |",
         "| training step, 4 images x 50 classes | below 25 ms | not measured |  |",
         "**GPU of the H100 class, bf16**: not measured.",
+        "**Data loading**: not measured.",
     ):
         assert line in lines, line
 
@@ -114,17 +115,17 @@ def test_section_with_a_gpu_and_with_nothing(tmp_path):
     assert "**CPU**: not measured." in text and "**GPU of the H100 class, bf16**: not measured." in text
 
 
-def test_readme_is_written_and_checked(tmp_path, capsys):
-    results, readme = tmp_path / "results", tmp_path / "README.md"
+def test_the_page_is_written_and_checked(tmp_path, capsys):
+    results, page = tmp_path / "results", tmp_path / "performance.md"
     results.mkdir()
     write(results, all_records())
-    readme.write_text("# Title\n\n<!-- performance:begin -->\nold\n<!-- performance:end -->\n\nAfter.\n")
+    page.write_text("# Title\n\n<!-- performance:begin -->\nold\n<!-- performance:end -->\n\nAfter.\n")
     options = ["--results", str(results)]
     with pytest.raises(SystemExit, match="not that of"):
-        report.main([*options, "--check", str(readme)])
-    report.main([*options, "--readme", str(readme)])
-    report.main([*options, "--check", str(readme)])
-    text = readme.read_text()
+        report.main([*options, "--check", str(page)])
+    report.main([*options, "--write", str(page)])
+    report.main([*options, "--check", str(page)])
+    text = page.read_text()
     assert text.startswith("# Title\n\n<!-- performance:begin") and text.endswith("performance:end -->\n\nAfter.\n")
     assert "old" not in text
     report.main(options)
@@ -151,6 +152,14 @@ def test_broken_records_are_named(tmp_path, change, message):
     (tmp_path / "broken.json").write_text(json.dumps(made))
     with pytest.raises(ValueError, match=rf"broken\.json: .*{message}"):
         read(tmp_path)
+
+
+def test_a_folder_that_is_not_there_overwrites_nothing(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("<!-- performance:begin -->\nold\n<!-- performance:end -->\n")
+    with pytest.raises(ValueError, match="gone: there is no such folder of records"):
+        report.main(["--results", str(tmp_path / "gone"), "--write", str(page)])
+    assert "old" in page.read_text()
 
 
 def test_records_group_by_machine_and_precision(tmp_path):
@@ -187,10 +196,3 @@ def test_charts_are_drawn_beside_the_records_and_shown_in_the_section(tmp_path):
     with Image.open(path) as image:
         assert image.width > 1000 and len(image.convert("RGB").getcolors(10**6)) > 5
     assert "(growth-fast-chip-2-cores.png)" in report.section(tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize("bounds", [(0.1, 90), (3, 3), (2.1, 4.9), (1e-4, 1e3), (1, 100), (9.9, 10.1)])
-def test_ticks_hold_the_values_between_them(bounds):
-    ticks = plots.ticks(*bounds)
-    assert ticks[0] <= bounds[0] * 1.001 and ticks[-1] >= bounds[1] * 0.999
-    assert 2 <= len(ticks) <= 12 and ticks == sorted(set(ticks))

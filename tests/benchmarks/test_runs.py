@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common
-from benchmarks.records import check
-from benchmarks.tables import TITLES, text
+from benchmarks import measure
+from benchmarks.figures import TITLES, text
+from benchmarks.record import check
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,9 +104,19 @@ def test_gpu(quick, name):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_is_skipped_and_said(capsys):
     with pytest.raises(SystemExit) as end:
-        common.options("", ["--device", "cuda"])
+        measure.options("", ["--device", "cuda"])
     assert not end.value.code and "GPU: skipped" in capsys.readouterr().out
-    assert common.options("", []).device == "cpu"
+    assert measure.options("", []).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [("--repeats", "0", "must be at least 1, got 0"), ("--out", __file__, "that can be written: .*test_runs")],
+)
+def test_what_cannot_be_done_is_refused_before_the_work(flag, value, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        measure.options("", [flag, value], models=False)
+    assert end.value.code == 2 and re.search(f"{flag} .*{message}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", [*TITLES, "plots", "report"])

@@ -1,18 +1,9 @@
-"""What the benchmarks share: options, timing, peaks of memory in child processes, records.
-
-A record (one JSON file a benchmark and machine) is {"schema", "benchmark", "date", "command", "machine", "settings",
-"rates", "per", "rows"}; a row is {"case", "ours", "naive", "ratio", "error", "floor"}. A side is {"seconds", "runs",
-"peak_bytes", "extrapolated_from"}: the median, the single times, and for a size that does not fit where its cost was
-taken from. A floor is {"flops", "bytes", "rates", "seconds", "share"}, with the rates of the same moments; the record's
-own rates are their medians. Times are seconds per run, or per image where "per" says so. What was not measured is null.
-"""
+"""Options, timing in turns, peaks of memory in child processes, agreement of both sides, and costs by extrapolation."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import shlex
 import statistics
 import sys
 import time
@@ -22,16 +13,15 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import machine
+from benchmarks.record import RESULTS, ROOT, USUAL_DTYPE
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-SCHEMA = 1
 LONG_SEC = 10
+SHARE = 0.75  # of the memory at hand, which the naive side may plan to take
 
 
 def options(description: str, argv: Sequence[str] | None = None, models: bool = True) -> argparse.Namespace:
-    """Parse a benchmark's command line; exits, saying so, when it asks for a device that is not there.
+    """Parse a benchmark's command line; exits, saying so, when it asks for what cannot be done here.
 
     Args:
         description: The benchmark's docstring.
@@ -51,8 +41,15 @@ def options(description: str, argv: Sequence[str] | None = None, models: bool = 
         parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: fp32, on a GPU bf16")
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    args.repeats = args.repeats or (1 if args.quick else 5)
+    if args.repeats is None:
+        args.repeats = 1 if args.quick else 5
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
     args.out = args.out or (ROOT / "output" / "benchmarks" if args.quick else RESULTS)
+    try:  # before the long work
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder that can be written: {error}")
     if not models:
         args.device = "cpu"
         return args
@@ -65,7 +62,7 @@ def options(description: str, argv: Sequence[str] | None = None, models: bool = 
             sys.exit(0)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    args.dtype = args.dtype or ("fp32" if args.device == "cpu" else "bf16")
+    args.dtype = args.dtype or USUAL_DTYPE[args.device]
     return args
 
 
@@ -130,7 +127,7 @@ def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") ->
     if method == "forkserver":  # it imports once; a plain fork would inherit the threads' locks and this peak
         own = ["benchmarks.models"] if Path.cwd() == ROOT else []  # its path is the working folder
         context.set_forkserver_preload(["torch", "torchvision", "open_clip", *own])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, context, machine.end_with_parent) as pool:
         try:
             return pool.submit(machine.run_and_report_peak, function, args, device).result()
         except (BrokenProcessPool, MemoryError):
@@ -141,44 +138,61 @@ def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") ->
             raise
 
 
-def row(case: dict[str, Any], ours: dict[str, Any], naive: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    """A record's row; adds the ratio naive / ours."""
-    ratio = naive["seconds"] / ours["seconds"] if naive else None
-    return {"case": case, "ours": ours, "naive": naive, "ratio": ratio, "error": None, "floor": None, **more}
-
-
-def finish(name: str, args: argparse.Namespace, rows: list[dict[str, Any]], per: str = "run") -> Path:
-    """Write the record of a benchmark, print its table and say where the file is.
+def relative_error(got: Sequence[Any], expected: Sequence[Any], zero: float = 0.0) -> float:
+    """Worst over tensors of max |got - expected| / max |expected|.
 
     Args:
-        name: The benchmark's module.
-        args: From `options`.
-        rows: From `row`.
-        per: What a time is of: run or image.
+        got: Tensors.
+        expected: As many, of the same shapes.
+        zero: A tensor whose largest value is below this share of the largest of all is a mathematical zero plus
+            rounding, and is compared with the largest of all.
 
     Returns:
-        The file.
+        The error.
     """
-    about = machine.describe(args.device)
-    measured = [one["floor"]["rates"] for one in rows if one["floor"] and "rates" in one["floor"]]
-    rates = None
-    if measured:
-        rates = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
-    keys = ("backbone", "device", "dtype", "repeats", "quick")
-    record = {
-        "schema": SCHEMA,
-        "benchmark": name,
-        "date": time.strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *args.argv]),
-        "machine": about,
-        "settings": {key: getattr(args, key) for key in keys if hasattr(args, key)},
-        "rates": rates,
-        "per": per,
-        "rows": rows,
-    }
-    usual = getattr(args, "dtype", None) in (None, "fp32" if args.device == "cpu" else "bf16")
-    path: Path = args.out / f"{name}-{about['short']}{'' if usual else '-' + args.dtype}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{tables.text(record)}\n{path}")
-    return path
+    pairs = [(a.detach().double().cpu(), b.detach().double().cpu()) for a, b in zip(got, expected, strict=True)]
+    scales = [float(b.abs().max()) for _, b in pairs]
+    largest = max(scales)
+    scales = [scale if scale > zero * largest else largest or 1.0 for scale in scales]
+    return max(float((a - b).abs().max()) / scale for (a, b), scale in zip(pairs, scales, strict=True))
+
+
+def require(error: float, limit: float, what: str) -> float:
+    """Return the error; above the limit, stop the benchmark."""
+    if not error <= limit:  # also when it is not a number
+        raise SystemExit(f"{what}: ours differs from the naive reference by {error:.1e} relative, limit {limit:.0e}")
+    return error
+
+
+def line(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """The line through the first and the last of some points (size, cost), sizes rising; it never falls.
+
+    What the naive reference costs where it cannot run: its text tower does the same for every image and class, so time
+    and memory grow in a straight line with the classes. Short memory would slow it further: the line flatters it.
+
+    Raises:
+        ValueError: Fewer than two sizes.
+    """
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    if x1 <= x0:
+        raise ValueError(f"a line needs two rising sizes, got {[x for x, _ in points]}")
+    slope = max(0.0, (y1 - y0) / (x1 - x0))
+    return lambda x: y1 + slope * (x - x1)
+
+
+def largest_fitting(wanted: int, need: Callable[[float], float], available: float) -> int:
+    """The largest size up to `wanted` whose need, by a rising line, stays within SHARE of what is available.
+
+    Args:
+        wanted: Size asked for.
+        need: Size -> bytes.
+        available: Bytes at hand.
+
+    Returns:
+        The size; 0 when not even 1 fits.
+    """
+    low, high = 0, wanted
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if need(middle) <= SHARE * available else (low, middle - 1)
+    return low

@@ -1,4 +1,4 @@
-"""Records as tables: on the terminal after a run, and as Markdown in the README."""
+"""Records as tables: on the terminal after a run, and as Markdown in the documentation."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def gigabytes(value: float | None) -> str:
     return "-" if value is None else f"{amount(value / 1e9)} GB"
 
 
+def images_per_second(value: float) -> str:
+    """A speed."""
+    return f"{amount(value)} images/s"
+
+
 def error(value: float | None) -> str:
     """A relative error, e.g. 2.1e-7."""
     if value is None:
@@ -60,9 +65,7 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     def time(side: Mapping[str, Any] | None) -> str:
         if side is None:
             return "-"
-        text = seconds(side["seconds"])
-        if record["per"] == "image":
-            text = f"{amount(1 / side['seconds'])} images/s"
+        text = images_per_second(1 / side["seconds"]) if record["per"] == "image" else seconds(side["seconds"])
         return text + ("*" if side.get("extrapolated_from") else "")
 
     def memory(side: Mapping[str, Any] | None) -> str:
@@ -93,9 +96,9 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def notes(record: Mapping[str, Any]) -> list[str]:
     """Where starred figures come from."""
     sizes = sorted({row["naive"]["extrapolated_from"] for row in record["rows"] if _starred(row)})
-    if not sizes:
-        return []
-    return [f"* does not fit or takes too long; in a straight line from what does: {'; '.join(sizes)}."]
+    return (
+        [f"* does not fit or takes too long; in a straight line from what does: {'; '.join(sizes)}."] if sizes else []
+    )
 
 
 def _starred(row: Mapping[str, Any]) -> bool:

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import common, machine
-from benchmarks.agreement import relative_error, require
+from benchmarks import machine, measure, record
 from benchmarks.class_names import class_names
-from benchmarks.extrapolate import SHARE, largest_fitting, line
+from benchmarks.measure import SHARE, largest_fitting, line, relative_error, require
 from clip import encode
+from clip.prompts import free_memory
 
 
 def test_measure_alternates_and_leaves_the_first_run_out():
     calls = []
-    times = common.measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    times = measure.measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert calls == ["a", "b"] * 4
     assert all(len(side["runs"]) == 3 and side["seconds"] == sorted(side["runs"])[1] for side in times.values())
 
@@ -29,16 +29,16 @@ def test_measure_alternates_and_leaves_the_first_run_out():
 )
 def test_measure_keeps_to_the_budget_and_counts_a_long_first_run(monkeypatch, run_sec, budget_sec, expected):
     clock = iter(range(0, 10**6, run_sec))  # every look at it is a run later
-    monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     calls = []
-    times = common.measure({"a": lambda: calls.append(1)}, repeats=5, budget_sec=budget_sec)
+    times = measure.measure({"a": lambda: calls.append(1)}, repeats=5, budget_sec=budget_sec)
     assert times["a"]["runs"] == [run_sec] * expected
-    assert len(calls) == expected + (run_sec <= common.LONG_SEC)
+    assert len(calls) == expected + (run_sec <= measure.LONG_SEC)
 
 
 def test_measure_gives_what_the_functions_returned():
     results = {}
-    common.measure({"a": lambda: 3, "b": lambda: 4}, 1, results=results)
+    measure.measure({"a": lambda: 3, "b": lambda: 4}, 1, results=results)
     assert results == {"a": 3, "b": 4}
 
 
@@ -72,15 +72,15 @@ def out_of_memory():
 
 def test_peaks_are_of_a_process_of_their_own():
     held = bytearray(b"x" * 300_000_000)  # this process's memory does not count
-    small, large = common.peak_bytes(take, 10), common.peak_bytes(take, 200_000_000)
+    small, large = measure.peak_bytes(take, 10), measure.peak_bytes(take, 200_000_000)
     assert len(held) and small < large
     assert 1.9e8 < large - small < 6e8
 
 
 def test_what_does_not_fit_has_no_peak_and_other_errors_are_raised():
-    assert common.peak_bytes(out_of_memory) is None
+    assert measure.peak_bytes(out_of_memory) is None
     with pytest.raises(RuntimeError, match="something else"):
-        common.peak_bytes(fail)
+        measure.peak_bytes(fail)
 
 
 def test_line_goes_through_both_ends_and_never_falls():
@@ -124,22 +124,27 @@ def test_slug(name, short):
 def test_the_machine_is_described_and_has_memory_and_rates():
     about = machine.describe("cpu")
     assert about["short"].endswith(f"{about['cores']}-cores") and about["torch"] == torch.__version__
-    assert 0 < machine.available_bytes("cpu") <= about["memory_bytes"]
+    assert 0 < free_memory(torch.device("cpu")) <= about["memory_bytes"]
     probe = machine.Probe("cpu", "fp32", quick=True)
-    common.measure({"a": lambda: None, "b": lambda: None}, 2, probe=probe)
+    measure.measure({"a": lambda: None, "b": lambda: None}, 2, probe=probe)
     assert len(probe.samples) == 6
     rates = probe.take()
     assert set(rates) == {"matmul_flops", "copy_bytes"} and all(value > 1e6 for value in rates.values())
     assert not probe.samples and probe.take()
 
 
-def test_a_child_ends_with_the_process_that_asked_for_it():
-    code = "import time; from benchmarks import common; common.peak_bytes(time.sleep, 60)"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=common.ROOT)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    if not children.exists():
-        parent.kill()
-        pytest.skip("the system does not list a process's children")
+CHILDREN = {
+    "working": "measure.peak_bytes(time.sleep, 600)",
+    # The argument never arrives: pickling it takes longer than the parent lives.
+    "waiting for work": "measure.peak_bytes(print, type('Slow', (), {'__reduce__': lambda _: time.sleep(600)})())",
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list a process's children")
+@pytest.mark.parametrize("call", CHILDREN.values(), ids=CHILDREN)
+def test_a_child_ends_with_the_process_that_asked_for_it(call):
+    code = f"import time; from benchmarks import measure; {call}"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=record.ROOT)
 
     def below(pid):
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -147,10 +152,12 @@ def test_a_child_ends_with_the_process_that_asked_for_it():
     def alive(pid):
         return Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
 
-    (child,) = wait_for(lambda: [grandchild for server in below(parent.pid) for grandchild in below(server)])
-    parent.kill()
-    parent.wait()
-    assert wait_for(lambda: not alive(child))
+    try:
+        (child,) = wait_for(lambda: [grandchild for server in below(parent.pid) for grandchild in below(server)])
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not alive(child))
 
 
 def wait_for(condition, seconds=60):
