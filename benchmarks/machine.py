@@ -116,10 +116,10 @@ class Probe:
     def __init__(self, device: str, dtype: str, quick: bool = False) -> None:
         import torch
 
-        from trainers.base import WEIGHT_DTYPES
+        from dassl.engine.optimisation import PRECISIONS
 
         self.device = device
-        kind = WEIGHT_DTYPES[dtype]
+        kind = PRECISIONS[dtype].weights
         scale = 1 if quick else 4 if device == "cpu" else 16
         self.products = []
         # Rows x inner x columns: square, and the text tower's two MLP products over many rows.

@@ -14,7 +14,7 @@ from benchmarks.class_names import class_names
 from benchmarks.naive import NaiveGOPro, naive_loss
 from benchmarks.work import Tower, Work, image_work, learner_work, text_work
 from clip import FrozenCLIP
-from trainers.base import WEIGHT_DTYPES
+from dassl.engine.optimisation import PRECISIONS
 from trainers.gopro import RELEASED, GOProModel, build_gopro, gopro_loss
 
 LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
@@ -30,7 +30,7 @@ def words(count: int) -> str:
 @lru_cache(maxsize=2)
 def backbone(name: str, device: str, dtype: str = "fp32") -> FrozenCLIP:
     """A CLIP with random weights, the same on each call."""
-    return clip.load(name, pretrained=False, dtype=WEIGHT_DTYPES[dtype], device=device)
+    return clip.load(name, pretrained=False, dtype=PRECISIONS[dtype].weights, device=device)
 
 
 def backbone_of(args: argparse.Namespace, side: str) -> FrozenCLIP:
@@ -40,7 +40,7 @@ def backbone_of(args: argparse.Namespace, side: str) -> FrozenCLIP:
 
 def autocast(device: str, dtype: str) -> torch.autocast:
     """What the naive side, whose weights are fp32, runs under."""
-    return torch.autocast(device, WEIGHT_DTYPES[dtype], enabled=dtype != "fp32")
+    return torch.autocast(device, PRECISIONS[dtype].weights, enabled=dtype != "fp32")
 
 
 def build_naive(model: FrozenCLIP, classes: int, context: int = 4) -> NaiveGOPro:

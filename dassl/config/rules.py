@@ -60,7 +60,6 @@ RULES = {
     "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
     "DATASET.VAL_PERCENT": share,
     "DATALOADER.NUM_WORKERS": between(0, 1024),
-    "DATALOADER.CACHE_MB": at_least(0),
     "DATALOADER.K_TRANSFORMS": at_least(1),
     "DATALOADER.TRAIN_X.SAMPLER": one_of(*AVAI_SAMPLERS),
     "DATALOADER.TRAIN_X.BATCH_SIZE": at_least(1),
