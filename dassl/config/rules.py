@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dassl.data.samplers import AVAI_SAMPLERS
@@ -29,7 +30,7 @@ _decay = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
 _odd = Rule("a positive odd number of pixels", lambda value: value > 0 and value % 2 == 1)
 _begun_run = Rule(
     "the folder of a run with a checkpoint in it (<model>/model.pth.tar-<epoch>)",
-    lambda value: any(Path(value).glob("*/model.pth.tar-*")),
+    lambda value: os.path.isdir(value) and any(Path(value).glob("*/model.pth.tar-*")),
 )
 
 RULES = {

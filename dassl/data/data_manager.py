@@ -151,6 +151,9 @@ class DataManager:
         dataset_wrapper: A class to use instead of `DatasetWrapper`.
         dataset: The data set, if it is built already; else DATASET.NAME is built.
 
+    Raises:
+        ValueError: INPUT.NO_TRANSFORM without transforms of one's own.
+
     Attributes:
         dataset: The data set.
         train_loader_x: Loader of the training images; None when the set has none.
@@ -172,6 +175,8 @@ class DataManager:
     ) -> None:
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+        if dataset_wrapper is None and (tfm_train is None or tfm_test is None):
+            raise ValueError("INPUT.NO_TRANSFORM True is for trainers that bring transforms of their own, got none")
         dataset = dataset or build_dataset(cfg)
         if dataset_wrapper is None:  # another one may read something else than image files
             lists = (dataset.train_x, dataset.train_u, dataset.val, dataset.test)

@@ -79,7 +79,7 @@ class RandomDomainSampler(Sampler[int]):
         self.n_domain = n_domain if n_domain > 0 else len(self.domains)
         if batch_size % self.n_domain or self.n_domain > len(self.domains):
             raise ValueError(
-                f"{type(self).__name__}: BATCH_SIZE must be a multiple of the domains per batch, got "
+                f"{type(self).__name__}: BATCH_SIZE must be a multiple of N_DOMAIN, the domains per batch, got "
                 f"{batch_size} and {self.n_domain} of {len(self.domains)} domains"
             )
         self.per_domain = batch_size // self.n_domain

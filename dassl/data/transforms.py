@@ -57,22 +57,50 @@ class Cutout(torch.nn.Module):
         return img
 
 
-def _random_translation(img: Any, size: tuple[int, ...]) -> Any:
-    if torch.rand(()) > 0.5:
-        return v2.functional.resize(img, list(size))
-    larger = [round(side * 1.125) for side in size]
-    img = v2.functional.resize(img, larger)
-    return v2.functional.crop(
-        img,
-        int(torch.randint(larger[0] - size[0] + 1, ())),
-        int(torch.randint(larger[1] - size[1] + 1, ())),
-        *size,
-    )
+class RandomTranslation(torch.nn.Module):
+    """Half of the images enlarged by an eighth and cropped at a random place, the others resized.
+
+    Args:
+        size: Height and width of the output, pixels.
+    """
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, img: Any) -> Any:
+        """A PIL image -> one of the output's size."""
+        if torch.rand(()) > 0.5:
+            return v2.functional.resize(img, list(self.size))
+        larger = [round(side * 1.125) for side in self.size]
+        top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(larger, self.size, strict=True))
+        return v2.functional.crop(v2.functional.resize(img, larger), top, left, *self.size)
 
 
-def _instance_norm(img: torch.Tensor) -> torch.Tensor:
-    flat = img.flatten(1)
-    return (img - flat.mean(1).view(-1, 1, 1)) / (flat.std(1).view(-1, 1, 1) + 1e-8)
+class GaussianNoise(torch.nn.Module):
+    """Noise of N(mean, std) on every value; the result is not clipped.
+
+    Args:
+        mean: Of the noise.
+        std: Of the noise.
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        """[3, H, W] -> [3, H, W]."""
+        return img + torch.randn_like(img) * self.std + self.mean
+
+
+class InstanceNorm(torch.nn.Module):
+    """Every channel to mean 0 and deviation 1."""
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        """[3, H, W] -> [3, H, W]."""
+        flat = img.flatten(1)
+        return (img - flat.mean(1).view(-1, 1, 1)) / (flat.std(1).view(-1, 1, 1) + 1e-8)
 
 
 def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Any:
@@ -87,13 +115,13 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
         choices: Names to use instead of INPUT.TRANSFORMS.
 
     Returns:
-        The transform, or None with INPUT.NO_TRANSFORM.
+        The transform; None with INPUT.NO_TRANSFORM, for trainers that bring their own, unless choices are given.
 
     Raises:
-        ValueError: Unknown transform or interpolation.
+        ValueError: Unknown transform or interpolation, or a blur wider than the image.
     """
     inp = cfg.INPUT
-    if inp.NO_TRANSFORM:
+    if inp.NO_TRANSFORM and choices is None:
         return None
     choices = tuple(inp.TRANSFORMS if choices is None else choices)
     unknown = [choice for choice in choices if choice not in AVAI_CHOICES]
@@ -102,6 +130,8 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     if inp.INTERPOLATION not in INTERPOLATION_MODES:
         raise ValueError(f"INPUT.INTERPOLATION must be one of {list(INTERPOLATION_MODES)}, got {inp.INTERPOLATION!r}")
     mode, size = INTERPOLATION_MODES[inp.INTERPOLATION], tuple(inp.SIZE)
+    if "gaussian_blur" in choices and min(size) <= inp.GB_K // 2:
+        raise ValueError(f"INPUT.GB_K must be below twice INPUT.SIZE {size}, got {inp.GB_K}")
     # Decoded images go through torchvision's PIL kernels (the field's reference), then become tensors.
     steps: list[Any] = _train_steps(inp, choices, size, mode) if is_train else _test_steps(size, mode)
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
@@ -110,10 +140,9 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     if "normalize" in choices:
         steps.append(v2.Normalize(list(inp.PIXEL_MEAN), list(inp.PIXEL_STD)))
     if is_train and "gaussian_noise" in choices:
-        noise = v2.Lambda(lambda img: img + torch.randn_like(img) * inp.GN_STD + inp.GN_MEAN)
-        steps.append(v2.RandomApply([noise], p=0.5))
+        steps.append(v2.RandomApply([GaussianNoise(inp.GN_MEAN, inp.GN_STD)], p=0.5))
     if "instance_norm" in choices:
-        steps.append(v2.Lambda(_instance_norm))
+        steps.append(InstanceNorm())
     return v2.Compose([*steps, v2.ToPureTensor()])
 
 
@@ -126,9 +155,9 @@ def _train_steps(inp: CfgNode, choices: tuple[str, ...], size: tuple[int, ...], 
     if "random_crop" not in choices and "random_resized_crop" not in choices:
         steps.append(v2.Resize(size, interpolation=mode, antialias=True))
     if "random_translation" in choices:
-        steps.append(v2.Lambda(lambda img: _random_translation(img, size)))
+        steps.append(RandomTranslation(size))
     if "random_crop" in choices:
-        steps.append(v2.RandomCrop(size, padding=inp.CROP_PADDING))
+        steps.append(v2.RandomCrop(size, padding=inp.CROP_PADDING, pad_if_needed=True))
     if "random_resized_crop" in choices:
         scale = tuple(inp.RRCROP_SCALE)
         steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True))

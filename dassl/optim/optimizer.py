@@ -41,7 +41,7 @@ def build_optimizer(
         The optimiser.
 
     Raises:
-        ValueError: Unknown OPTIM.NAME, a learning rate that is not positive, or nothing to optimise.
+        ValueError: Unknown OPTIM.NAME, values that do not go together, or nothing to optimise.
     """
     if optim_cfg.NAME not in AVAI_OPTIMS:
         raise ValueError(f"OPTIM.NAME must be one of {AVAI_OPTIMS}, got {optim_cfg.NAME!r}")
@@ -57,6 +57,11 @@ def build_optimizer(
         params = list(model)
     if not params:
         raise ValueError("no parameter requires a gradient: nothing to optimise")
+    if optim_cfg.SGD_NESTEROV and optim_cfg.NAME == "sgd" and (optim_cfg.MOMENTUM <= 0 or optim_cfg.SGD_DAMPNING != 0):
+        raise ValueError(
+            "OPTIM.SGD_NESTEROV needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0, got "
+            f"{optim_cfg.MOMENTUM} and {optim_cfg.SGD_DAMPNING}"
+        )
     common = {"lr": optim_cfg.LR, "weight_decay": optim_cfg.WEIGHT_DECAY}
     betas = (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)
     if optim_cfg.NAME == "sgd":

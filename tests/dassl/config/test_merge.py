@@ -259,7 +259,7 @@ def test_text_that_is_not_unicode_names_file_and_line(content: bytes, line: int,
         merge_file(cfg, f"{tmp_path}/own.yaml")
 
 
-@pytest.mark.parametrize("text", ["SEED: 2019-13-45", "SEED: " + "[" * 5000, "SEED: 1" + "0" * 5000])
+@pytest.mark.parametrize("text", ["SEED: 2019-13-45", "SEED: " + "[" * 1000, "SEED: 1" + "0" * 5000])
 def test_values_that_yaml_stumbles_over_name_the_file(text: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
     path = write_yaml(text)
     with pytest.raises(ValueError, match=path):

@@ -14,7 +14,7 @@ from torchvision.transforms import functional
 
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
-from dassl.data.transforms import build_transform
+from dassl.data.transforms import AVAI_CHOICES, build_transform
 
 MakeCfg = Callable[..., Any]
 
@@ -182,6 +182,34 @@ def test_reading_data_leaves_the_global_generators_alone(make_cfg: MakeCfg) -> N
     epoch_of(manager.train_loader_x, 0)
     list(manager.test_loader)
     assert states() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_other_ways_to_start_workers_give_the_same_batches(method: str, make_cfg: MakeCfg) -> None:
+    names = [name for name in AVAI_CHOICES if name not in ("random_crop", "center_crop")]
+    cfg = make_cfg(
+        "DATALOADER.NUM_WORKERS", "2", "INPUT.TRANSFORMS", names, "INPUT.GB_K", "5", "DATALOADER.RETURN_IMG0", "True"
+    )
+
+    def batches(start_method: str) -> list[list[dict[str, Any]]]:
+        manager = DataManager(cfg)
+        for loader in (manager.train_loader_x, manager.test_loader):
+            loader.multiprocessing_context = start_method
+        return [epoch_of(manager.train_loader_x, epoch) for epoch in range(2)] + [list(manager.test_loader)]
+
+    for one, other in zip(batches("fork"), batches(method), strict=True):
+        assert_same_batches(one, other)
+
+
+def test_no_transform_needs_transforms_of_ones_own(make_cfg: MakeCfg) -> None:
+    cfg = make_cfg("INPUT.NO_TRANSFORM", "True", "DATALOADER.RETURN_IMG0", "True")
+    for given in ({}, {"custom_tfm_train": functional.to_tensor}, {"custom_tfm_test": functional.to_tensor}):
+        with pytest.raises(ValueError, match="INPUT.NO_TRANSFORM True is for trainers that bring transforms"):
+            DataManager(cfg, **given)
+    manager = DataManager(cfg, custom_tfm_train=functional.to_tensor, custom_tfm_test=functional.to_tensor)
+    batch = next(iter(manager.train_loader_x))
+    assert batch["img"].shape == (4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE) and batch["img0"].shape == (4, 3, 8, 8)
 
 
 # Sizes and errors ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Transforms by Dassl's names."""
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,24 @@ def test_augmentations_are_random_and_the_rest_is_not(name: str, make_cfg: MakeC
     outputs = [apply(cfg, image, seed) for seed in range(30)]
     assert any(not torch.equal(outputs[0], output) for output in outputs) == (name in RANDOM)
     assert torch.equal(outputs[0], apply(cfg, image, 0))
+
+
+@pytest.mark.parametrize("name", AVAI_CHOICES)
+def test_transforms_survive_the_way_to_a_spawned_worker(name: str, make_cfg: MakeCfg, image: Image.Image) -> None:
+    cfg = make_cfg("INPUT.SIZE", "(24, 32)", "INPUT.TRANSFORMS", f"('{name}',)")
+    copy = pickle.loads(pickle.dumps(build_transform(cfg)))
+    for seed in range(4):  # some of them leave every other image alone
+        with seeded(seed):
+            assert torch.equal(copy(image), apply(cfg, image, seed))
+
+
+def test_gaussian_noise_has_its_mean_and_deviation_and_is_not_clipped(make_cfg: MakeCfg) -> None:
+    opts = ("INPUT.SIZE", "(64, 64)", "INPUT.TRANSFORMS", "('gaussian_noise',)", "INPUT.GN_MEAN", "-0.5")
+    cfg = make_cfg(*opts, "INPUT.GN_STD", "0.25")
+    outputs = [apply(cfg, Image.new("RGB", (64, 64)), seed) for seed in range(8)]
+    noisy = torch.stack([output for output in outputs if output.any()])
+    assert 0 < len(noisy) < len(outputs)
+    assert abs(noisy.mean() + 0.5) < 0.01 and abs(noisy.std() - 0.25) < 0.01 and noisy.min() < -1
 
 
 def test_testing_resizes_the_shorter_side_and_crops_the_centre(make_cfg: MakeCfg, image: Image.Image) -> None:
@@ -103,8 +122,22 @@ def test_cutout_blackens_squares_without_touching_its_input() -> None:
     assert torch.equal(cut[0], cut[1])
 
 
+def test_blur_wider_than_the_image_is_refused(make_cfg: MakeCfg, image: Image.Image) -> None:
+    opts = ("INPUT.TRANSFORMS", "('gaussian_blur',)", "INPUT.GB_P", "1", "INPUT.SIZE", "(8, 16)", "INPUT.GB_K")
+    assert apply(make_cfg(*opts, "15"), image).shape == (3, 8, 16)
+    with pytest.raises(ValueError, match=r"INPUT.GB_K must be below twice INPUT.SIZE \(8, 16\), got 17"):
+        build_transform(make_cfg(*opts, "17"))
+
+
+def test_random_crop_pads_images_that_are_smaller(make_cfg: MakeCfg, image: Image.Image) -> None:
+    cfg = make_cfg("INPUT.TRANSFORMS", "('random_crop',)", "INPUT.SIZE", "(100, 100)")
+    assert apply(cfg, image).shape == (3, 100, 100)
+
+
 def test_no_transform_gives_none(make_cfg: MakeCfg) -> None:
-    assert build_transform(make_cfg("INPUT.NO_TRANSFORM", "True")) is None
+    cfg = make_cfg("INPUT.NO_TRANSFORM", "True")
+    assert build_transform(cfg) is None and build_transform(cfg, is_train=False) is None
+    assert build_transform(cfg, choices=["normalize"]) is not None
 
 
 def test_unknown_transform_and_interpolation_are_refused(make_cfg: MakeCfg) -> None:

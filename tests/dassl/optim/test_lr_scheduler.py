@@ -123,6 +123,10 @@ def test_warm_up_of_one_epoch_is_the_published_recipe() -> None:
         (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER must be one of .*'cosine'.* got 'cosin'"),
         (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH must be at least 1, got 0"),
         (("OPTIM.STEPSIZE", "(0.5,)"), "OPTIM.STEPSIZE must hold an integer for single_step, got 0.5"),
+        (
+            ("OPTIM.LR_SCHEDULER", "multi_step"),
+            r"OPTIM.STEPSIZE must hold epochs from 1 on for multi_step, got \(-1,\)",
+        ),
         (("OPTIM.STEPSIZE", "()"), "OPTIM.STEPSIZE must hold an integer for single_step, got "),
         (
             ("OPTIM.WARMUP_EPOCH", "1", "OPTIM.WARMUP_TYPE", "cosine"),

@@ -87,6 +87,14 @@ def test_impossible_settings_name_key_and_value() -> None:
             build_optimizer(model(), optim_cfg("OPTIM.LR", rate))
 
 
+@pytest.mark.parametrize(("momentum", "dampening"), [("0", "0"), ("0.9", "0.1")])
+def test_nesterov_needs_momentum_without_dampening(momentum: str, dampening: str) -> None:
+    opts = ("OPTIM.NAME", "sgd", "OPTIM.SGD_NESTEROV", "True", "OPTIM.MOMENTUM")
+    assert build_optimizer(model(), optim_cfg(*opts, "0.9")).param_groups[0]["nesterov"]
+    with pytest.raises(ValueError, match="OPTIM.SGD_NESTEROV needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"):
+        build_optimizer(model(), optim_cfg(*opts, momentum, "OPTIM.SGD_DAMPNING", dampening))
+
+
 def test_nothing_to_optimise_is_an_error() -> None:
     with pytest.raises(ValueError, match="no parameter requires a gradient"):
         build_optimizer(model().requires_grad_(False), optim_cfg())

@@ -1,0 +1,75 @@
+"""Odd values of every key of the engine, through train.py: each runs, or is one error that names the key."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from yacs.config import CfgNode
+
+import train
+import trainers
+from dassl.config import flatten, get_cfg_default
+from dassl.data.transforms import AVAI_CHOICES
+from dassl.engine import run_folder
+
+NUMBERS = ("-1e9", "-1", "-0.5", "0", "0.5", "1", "1.0", "2", "1e-3", "1e9", "1e-300", "1e999", "10**6", "True")
+WORDS = ("", "  ", "x", "{}", "a {} of {x}", "a\0b", "Größe", "None", "nan", "x" * 5000, "-1", "\n", "'", "()", "../x")
+LISTS = ("()", "(0.5,)", "(1,)", "(2019,)", "('a',)", "('',)", "(None,)", "(1, 2, 3, 4)", "(1e999, 1)", "(-1, -1)")
+LISTS += ("(0, 0)", "(0, 0, 0)", "(1, 0)", "((1, 2),)", "(True, True)", "('{x}', '{}')", "(1", "[", "{1: 2}")
+HUGE = (str(2**31), str(2**63 - 1), str(10**30), "1" + "0" * 400, "1" + "0" * 5000)
+VALUES = (*NUMBERS, *WORDS, *LISTS, *HUGE)
+# Allowed, but not to be waited for.
+LONG = ("MAX_EPOCH", "NUM_WORKERS", "RANDAUGMENT_N", "CUTOUT_N", "K_TRANSFORMS", "CROP_PADDING", "CACHE_MB")
+BASE = (
+    *("INPUT.TRANSFORMS", AVAI_CHOICES, "INPUT.GB_K", "3", "OPTIM.MAX_EPOCH", "1"),
+    *("DATALOADER.RETURN_IMG0", "True", "TEST.PER_CLASS_RESULT", "True", "OPTIM.NEW_LAYERS", "('1',)"),
+)
+WITH = {  # what makes the engine read the key
+    "OPTIM.STEPSIZE": ("OPTIM.LR_SCHEDULER", "multi_step"),
+    "OPTIM.GAMMA": ("OPTIM.LR_SCHEDULER", "single_step"),
+    "OPTIM.WARMUP_MIN_LR": ("OPTIM.WARMUP_TYPE", "linear"),
+    "OPTIM.RMSPROP_ALPHA": ("OPTIM.NAME", "rmsprop"),
+    "OPTIM.ADAM_BETA1": ("OPTIM.NAME", "adam"),
+    "OPTIM.ADAM_BETA2": ("OPTIM.NAME", "radam"),
+    "OPTIM.NEW_LAYERS": ("OPTIM.STAGED_LR", "True"),
+    "OPTIM.BASE_LR_MULT": ("OPTIM.STAGED_LR", "True"),
+    "DATALOADER.TRAIN_X.N_DOMAIN": ("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler"),
+    "DATALOADER.TRAIN_X.N_INS": ("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"),
+}
+PATHS = ("OUTPUT_DIR", "DATASET.ROOT")  # an OSError names the path
+KEYS = sorted(set(flatten(get_cfg_default())) - {"DATASET.NAME", "TRAINER.NAME"})
+
+
+@pytest.fixture
+def try_value(
+    make_cfg: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_folder, "git_commit", lambda: "")
+    monkeypatch.setattr(trainers, "add_config", lambda cfg: cfg.TRAINER.__setitem__("TOY", make_cfg().TRAINER.TOY))
+    default = flatten(get_cfg_default())
+    toy = [(key, value) for key, value in flatten(make_cfg()).items() if value != default.get(key, value)]
+
+    def try_one(key: str, value: str) -> None:
+        opts = [*(item for pair in toy for item in pair), *BASE, *WITH.get(key, ()), key, value]
+        args = train.parse_args([])
+        args.opts = opts
+        try:
+            train.build_config(args)
+            if len(value) > 8 and key.rpartition(".")[2] in LONG:
+                return
+            with monkeypatch.context() as patch:
+                patch.setattr(train, "parse_args", lambda argv: args)
+                train.main([])
+        except (ValueError, OSError, FloatingPointError) as error:
+            named = [key.rpartition(".")[2], *([repr(value)[1:-1]] if key in PATHS else [])]
+            assert any(name in str(error) for name in named), f"{key} {value!r}: {error}"
+
+    return try_one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_values(key: str, try_value: Callable[[str, str], None]) -> None:
+    for value in VALUES:
+        try_value(key, value)
