@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ class MetricsLog:
     """Writer of both files.
 
     Where a run goes on, metrics.jsonl keeps the records before `start_step`; lines that are no records (the one being
-    written at a kill, or an editor's) are dropped and counted in a line. TensorBoard files that a crash cut off are
-    removed, and their scalars written anew from metrics.jsonl.
+    written at a kill, or an editor's) are dropped and counted. What TensorBoard's files lack of the kept records, since
+    a crash cut them off, is written anew.
 
     Args:
         folder: The run's folder; metrics.jsonl lies there.
@@ -31,23 +30,20 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         path = Path(folder, "metrics.jsonl")
-        cut: list[Path] = []
         kept: list[dict[str, Any]] = []
         if start_step is not None:
             kept = [record for record in _read(path) if record["step"] < start_step]
             if path.is_file():
                 write_text("".join(json.dumps(record) + "\n" for record in kept), path)
-            cut = [file for file in sorted(Path(board_dir).glob("events.out.tfevents.*")) if not _is_whole(file)]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
-        for file in cut:
-            print(
-                f"{file} was cut off: removed, its figures are written anew from metrics.jsonl, its pictures are lost"
-            )
-            file.unlink()
+        shown = _on_board(board_dir) if kept else set()
         self.board: Any = SummaryWriter(board_dir, purge_step=start_step)
-        for record in kept if cut else []:
+        lacking = [record for record in kept if any((tag, record["step"]) not in shown for tag, _ in _scalars(record))]
+        for record in lacking:
             self._add_to_board(record)
+        if lacking:
+            print(f"{board_dir} lacked the figures of {len(lacking)} records of metrics.jsonl: written anew")
 
     def add(self, split: str, epoch: int, step: int, values: Mapping[str, float], **extra: int) -> None:
         """Figures of one training step, or of one evaluation after `epoch` epochs."""
@@ -56,8 +52,8 @@ class MetricsLog:
         self._add_to_board(record)
 
     def _add_to_board(self, record: Mapping[str, Any]) -> None:
-        for name in (name for name in record if name not in _ABOUT):
-            self.board.add_scalar(f"{record['split']}/{name}", record[name], record["step"])
+        for tag, value in _scalars(record):
+            self.board.add_scalar(tag, value, record["step"])
 
     def flush(self) -> None:
         """Bring everything to the disk, so that it is not lost if the process is killed."""
@@ -88,12 +84,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a TensorBoard file ends where a record ends: length (8 bytes), its sum (4), the event, its sum (4)."""
-    size, at = path.stat().st_size, 0
-    with open(path, "rb") as file:
-        while at < size:
-            file.seek(at)
-            head = file.read(8)
-            at += 16 + struct.unpack("<Q", head)[0] if len(head) == 8 else 8
-    return at == size
+def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(f"{record['split']}/{name}", value) for name, value in record.items() if name not in _ABOUT]
+
+
+def _on_board(folder: str) -> set[tuple[str, int]]:
+    """Tag and step of everything that TensorBoard can read in a folder."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    files = sorted(Path(folder).glob("events.out.tfevents.*"))
+    events = (event for file in files for event in EventFileLoader(str(file)).Load())
+    return {(value.tag, event.step) for event in events for value in event.summary.value}

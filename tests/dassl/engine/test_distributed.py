@@ -131,3 +131,10 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(
     one, two = (torch.load(tmp_path / name / "model" / "model.pth.tar-3")["state_dict"] for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-5)
+    figures = {
+        name: [(r["loss"], r["acc"]) for r in toy.read_metrics(tmp_path / name) if r["split"] == "train"]
+        for name in ("one", "two")
+    }
+    assert figures["one"] and len(figures["one"]) == len(figures["two"])
+    for expected, got in zip(figures["one"], figures["two"], strict=True):  # of the whole batch, not of rank 0's half
+        assert got == pytest.approx(expected, rel=1e-4)

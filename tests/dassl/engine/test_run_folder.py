@@ -362,15 +362,16 @@ def test_unfinished_files_of_dead_processes_are_removed(make_cfg: MakeCfg, tmp_p
     assert not dead.exists() and alive.exists()
 
 
-def test_a_cut_tensorboard_file_is_written_anew_from_the_metrics(
-    make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("length", [0, 200, 300, 577])
+def test_what_a_cut_tensorboard_file_lost_is_written_anew_from_the_metrics(
+    length: int, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy.run_toy(make_cfg())
     expected = toy.read_board(tmp_path / "run")
     (events,) = (tmp_path / "run" / "tensorboard").glob("events*")
-    events.write_bytes(events.read_bytes()[:200])
+    events.write_bytes(events.read_bytes()[:length])
     toy.run_toy(make_cfg())
-    assert "was cut off; its figures are written anew from metrics.jsonl" in capsys.readouterr().out
+    assert re.search(r"tensorboard lacked the figures of \d records of metrics.jsonl", capsys.readouterr().out)
     assert toy.read_board(tmp_path / "run") == expected
 
 
