@@ -26,7 +26,7 @@ from dassl.engine import TrainerX
 from dassl.engine.optimisation import PRECISIONS
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import count_num_param, load_pretrained_weights
+from dassl.utils import count_num_param, load_pretrained_weights, weights_digest
 
 PRECISION_RULE = one_of(*PRECISIONS)
 
@@ -124,6 +124,7 @@ class CLIPTrainer(TrainerX):
         self.set_precision(self.options.PREC)
         print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
         self.clip = clip.load(backbone.NAME, backbone.PRETRAINED, PRECISIONS[self.options.PREC].weights, self.device)
+        self.backbone_digest = weights_digest(self.clip)
         if not backbone.PRETRAINED:
             print("The backbone's weights are random: accuracies mean nothing")
         settle_input(self.cfg, self.clip)
@@ -194,11 +195,22 @@ class CLIPTrainer(TrainerX):
 
     # Checkpoints -------------------------------------------------------------------------------------------------
 
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """What the weights belong to, a digest of the frozen backbone among it."""
+        return {**super().checkpoint_meta(), "weights": self.backbone_digest}
+
+    def _same_weights(self, meta: dict[str, Any]) -> bool:
+        return bool(meta.get("weights") == self.backbone_digest)
+
+    def free_keys(self, meta: dict[str, Any]) -> Sequence[str]:
+        """The same weights may lie at another path now."""
+        return ("MODEL.BACKBONE.NAME",) if self._same_weights(meta) else ()
+
     def check_checkpoint(self, meta: dict[str, Any]) -> None:
         """Refuse a checkpoint of another backbone: its learnables mean nothing here."""
         super().check_checkpoint(meta)
         wanted, got = self.cfg.MODEL.BACKBONE.NAME, meta.get("backbone", self.cfg.MODEL.BACKBONE.NAME)
-        if got != wanted:
+        if got != wanted and not self._same_weights(meta):
             raise ValueError(f"the checkpoint was trained on backbone {got!r}, MODEL.BACKBONE.NAME is {wanted!r}")
 
 

@@ -24,6 +24,7 @@ from .torchtools import (
     load_pretrained_weights,
     resume_from_checkpoint,
     save_checkpoint,
+    weights_digest,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "weights_digest",
     "write_json",
     "write_text",
 ]

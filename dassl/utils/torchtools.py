@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -154,6 +155,20 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     print(f"Loaded {len(fits)} tensors from {weight_path}")
     if len(fits) < len(given):
         print(f"Left out (unknown name or other shape): {', '.join(k for k in given if k not in fits)}")
+
+
+def weights_digest(model: nn.Module, samples: int = 512) -> str:
+    """Digest of a model's weights: names, shapes, precision and up to `samples` evenly spaced values of each tensor.
+
+    Weights that were trained differ everywhere, so samples tell models apart in milliseconds.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.flatten()
+        values = flat[:: max(1, len(flat) // samples)].contiguous().cpu().view(torch.uint8)
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        sha.update(values.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:

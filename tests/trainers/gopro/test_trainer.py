@@ -1,15 +1,18 @@
 """The trainer: every variant and precision trains, saves, resumes and tests, and the backbone stays as it was."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import clip
 import train
 import trainers.base
+from clip.load import TINY_DIR
 from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
 from trainers.gopro import RELEASED, build_gopro
@@ -101,8 +104,6 @@ def test_new_classes_are_tested_with_their_own_names_for_equal_and_unequal_count
 
 
 def test_equal_counts_of_base_and_new_classes(run, image_root, tmp_path):
-    import shutil
-
     root = tmp_path / "four"
     shutil.copytree(image_root, root, ignore=shutil.ignore_patterns("apple", "*.json", "split_fewshot"))
     start = ("DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.LR", "1e-12", "OPTIM.WARMUP_EPOCH", "-1")
@@ -169,16 +170,30 @@ def test_a_published_checkpoint_loads_into_released_and_is_refused_by_paper(run,
         run("paper", *args)
 
 
-def test_a_checkpoint_of_another_backbone_is_refused(run, tmp_path):
+def copy_of_tiny(folder, change=False):
+    """The tiny CLIP in another folder; with other weights if asked."""
+    shutil.copytree(TINY_DIR, folder)
+    if change:
+        path = str(folder / "open_clip_model.safetensors")
+        save_file({name: value * 1.5 for name, value in load_file(path).items()}, path)
+    return str(folder)
+
+
+def test_a_checkpoint_of_another_backbone_is_refused_and_the_same_weights_may_move(run, tmp_path):
     _, folder = run("tiny")
-    import shutil
-
-    from clip.load import TINY_DIR
-
-    copy = tmp_path / "other_clip"
-    shutil.copytree(TINY_DIR, copy)
+    load = ("--eval-only", "--model-dir", str(folder))
     with pytest.raises(ValueError, match="trained on backbone 'tiny', MODEL.BACKBONE.NAME is '.*other_clip'"):
-        run("other", "--backbone", str(copy), "--eval-only", "--model-dir", str(folder))
+        run("other", "--backbone", copy_of_tiny(tmp_path / "other_clip", change=True), *load)
+    moved = copy_of_tiny(tmp_path / "moved_clip")
+    assert run("there", *load)[0] == run("moved", "--backbone", moved, *load)[0]
+
+
+def test_a_run_goes_on_with_the_same_weights_at_another_path_and_not_with_others(run, tmp_path):
+    _, folder = run("run")
+    (folder / "done").unlink()
+    run("run", "--backbone", copy_of_tiny(tmp_path / "moved_clip"))
+    with pytest.raises(ValueError, match="MODEL.BACKBONE.NAME"):
+        run("run", "--backbone", copy_of_tiny(tmp_path / "other_clip", change=True))
 
 
 def test_nan_loss_names_the_images(run, monkeypatch):
@@ -190,8 +205,6 @@ def test_nan_loss_names_the_images(run, monkeypatch):
 
 
 def test_a_class_name_that_does_not_fit_is_named(run, image_root, tmp_path):
-    import shutil
-
     root = tmp_path / "long"
     shutil.copytree(image_root, root, ignore=shutil.ignore_patterns("*.json", "split_fewshot"))
     (root / "classnames.txt").write_text("apple " + "very " * 40 + "long\n")
