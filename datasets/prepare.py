@@ -14,16 +14,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from .catalog import RENDERED, TABLE, is_there, list_sets, missing_parts, read_table, reader_class, resolve
 from .fetch.download import DownloadError, UnpackError, checksum, download, is_archive, unpack
 from .fetch.imagenet_archives import unpack_imagenet
-from .fetch.remote_zip import NoRangesError, fetch_member
 from .files import list_folders, read_classnames
 from .shapes import render_dataset
 
+FAR_MORE = 4  # times the stated size: what comes out beyond that is no data set
 DOWNLOADS = ".downloads"  # in the set's folder: archives and unfinished downloads
 DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 MIRROR = "https://huggingface.co/zhengli97/prompt_learning_dataset/resolve/main/"
@@ -51,12 +52,13 @@ def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = F
     folder = os.path.join(root, reader_class(stem).dataset_dir)
     downloads = os.path.join(folder, DOWNLOADS)
     os.makedirs(downloads, exist_ok=True)
+    limit_bytes = FAR_MORE * (entry.get("size_gb", 1) + 1) * 1e9
     problems: list[str] = []
     with alone_in(folder):
         for left_by_a_kill in glob.glob(os.path.join(glob.escape(downloads), "unpack-*")):
             shutil.rmtree(left_by_a_kill)
         for part in entry["parts"]:
-            problems.extend(_prepare_part(stem, root, folder, part))
+            problems.extend(_prepare_part(stem, root, folder, part, limit_bytes))
         if missing_parts(entry, folder):
             by_hand = entry.get("manual", "By hand: put what is missing into FOLDER.")
             problems.append(by_hand.rstrip().replace("FOLDER", folder))
@@ -65,15 +67,15 @@ def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = F
     return problems
 
 
-def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any]) -> list[str]:
+def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any], limit_bytes: float) -> list[str]:
     def missing() -> list[str]:
         return [need for need in part["needs"] if not is_there(os.path.join(folder, need))]
 
     if missing():
         _copy_from_others(root, folder, part)
-    attempts = [lambda s=source: _get(s, folder, missing()) for source in part["sources"]]
+    attempts = [partial(_get, source, folder, missing, limit_bytes) for source in part["sources"]]
     if stem == "imagenet":
-        attempts.insert(0, lambda: unpack_imagenet(folder, os.path.join(folder, DOWNLOADS)))
+        attempts.insert(0, partial(unpack_imagenet, folder, os.path.join(folder, DOWNLOADS)))
     for attempt in attempts:
         if not missing():
             return []
@@ -94,8 +96,9 @@ def _copy_from_others(root: str, folder: str, part: dict[str, Any]) -> None:
                 print(f"  {need}: copied from {os.path.dirname(path)}")
 
 
-def _get(source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
+def _get(source: dict[str, Any], folder: str, missing: Callable[[], list[str]], limit_bytes: float) -> None:
     """Download one source, unless its file is here already, and take what is needed out of it."""
+    needs = missing()
     url, drive = source["url"], source["url"].startswith("gdrive:")
     for short, address in (("gdrive:", DRIVE), ("mirror:", MIRROR), ("splits:", SPLITS)):
         if url.startswith(short):
@@ -109,14 +112,10 @@ def _get(source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
     elif not os.path.exists(path):
         print(f"  {', '.join(needs)}: from {source['url']}")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        member = os.path.join(os.path.dirname(path), needs[0])
-        if name.endswith(".zip") and len(needs) == 1 and _is_text(needs[0]) and _fetch_alone(url, member):
-            path = member
-        else:
-            download(url, path, source.get("md5", ""), source.get("sha256", ""))
+        download(url, path, source.get("md5", ""), source.get("sha256", ""), limit_bytes=limit_bytes)
     if is_archive(path):
         try:
-            _take_out(path, source, folder, needs)
+            _take_out(path, source, folder, needs, limit_bytes)
         except UnpackError:
             if path != by_hand:
                 os.remove(path)  # so that the next call downloads it anew
@@ -124,19 +123,6 @@ def _get(source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
     else:
         _check_text(path, url)
         os.replace(path, os.path.join(folder, needs[0]))
-
-
-def _fetch_alone(url: str, member: str) -> bool:
-    """Get a small file without the rest of its archive, where the server can do that."""
-    try:
-        fetch_member(url, os.path.basename(member), member)
-    except NoRangesError:
-        return False
-    return True
-
-
-def _is_text(need: str) -> bool:
-    return need.endswith((".json", ".txt", ".mat"))
 
 
 def _is_published(path: str, source: dict[str, Any]) -> bool:
@@ -160,17 +146,17 @@ def _check_text(path: str, url: str) -> None:
         raise DownloadError(f"{url} gave something else than {os.path.basename(path)} ({e}).") from e
 
 
-def _take_out(archive: str, source: dict[str, Any], folder: str, needs: Sequence[str]) -> None:
+def _take_out(archive: str, source: dict[str, Any], folder: str, needs: Sequence[str], limit_bytes: float) -> None:
     """Unpack into a folder that is thrown away, then move what is needed to its place in one step each."""
     names = {need: inside for inside, need in source.get("place", {}).items()}
     wanted = [names.get(need, need) for need in needs]
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=os.path.join(folder, DOWNLOADS)) as scratch:
-        unpack(archive, scratch, only=[source["inner"]] if "inner" in source else wanted)
+        unpack(archive, scratch, only=[source["inner"]] if "inner" in source else wanted, limit_bytes=limit_bytes)
         if "inner" in source:
             inner = find(scratch, source["inner"])
             if inner is None:
                 raise UnpackError(f"{archive} does not hold {source['inner']}.")
-            unpack(inner, os.path.join(scratch, "inner"), only=wanted)
+            unpack(inner, os.path.join(scratch, "inner"), only=wanted, limit_bytes=limit_bytes)
             scratch_root = os.path.join(scratch, "inner")
         else:
             scratch_root = scratch

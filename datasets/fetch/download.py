@@ -1,27 +1,35 @@
-"""Downloads that resume, and unpacking that cannot leave its folder."""
+"""Downloads that resume and do not wait for ever; unpacking that cannot leave its folder or fill the disk."""
 
+import bz2
+import contextlib
 import errno
 import gzip
 import hashlib
 import http.client
+import io
 import lzma
+import math
 import os
 import re
 import shutil
+import socket
 import ssl
 import tarfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from tqdm import tqdm
 
 CHUNK_BYTES = 1 << 18
-TIMEOUT_SEC = 60.0
+TIMEOUT_SEC = 60.0  # for an answer's head, and between two pieces of its body
+SLOWEST_BYTES_PER_SEC = 1000  # over TIMEOUT_SEC; a slower server is left
+PROGRESS_BYTES = 1 << 16  # a connection that gave less has failed
 PAUSE_SEC = 2.0  # before the second try; the third waits twice as long
 AGENT = "Mozilla/5.0 (datasets.prepare)"  # some servers refuse Python's own name
 BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
@@ -39,7 +47,51 @@ class UnpackError(Exception):
     """An archive that is damaged, or that tries to write outside its folder."""
 
 
-def download(url: str, path: str, md5: str = "", sha256: str = "", tries: int = 3) -> None:
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head must come within TIMEOUT_SEC in all, however slowly a server sends it."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.socket, self.gave_up = sock, False
+
+    def begin(self) -> None:
+        timer = threading.Timer(TIMEOUT_SEC, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            super().begin()
+        finally:
+            timer.cancel()
+        if self.gave_up:
+            raise http.client.HTTPException(f"no whole answer in {TIMEOUT_SEC:.0f} s")
+
+    def _give_up(self) -> None:
+        self.gave_up = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread with an end of file
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_SecureConnection, req, context=ssl.create_default_context())
+
+
+def download(
+    url: str, path: str, md5: str = "", sha256: str = "", tries: int = 3, limit_bytes: float = math.inf
+) -> None:
     """Download a file; what an interrupted call left is completed by the next one.
 
     Args:
@@ -47,10 +99,12 @@ def download(url: str, path: str, md5: str = "", sha256: str = "", tries: int = 
         path: the file; until it is complete and checked, it is called ``<path>.part``.
         md5: published checksum, or "".
         sha256: published checksum, or "".
-        tries: attempts after broken connections, from 1.
+        tries: attempts after connections that gave next to nothing, from 1.
+        limit_bytes: the most that the file may have.
 
     Raises:
-        DownloadError: the server refuses, keeps breaking off, or gives another file than the published one.
+        DownloadError: the server refuses, keeps breaking off, is too slow, or gives another or a larger file than
+            the published one.
         OSError: the disk is full or cannot be written to; what has arrived stays for the next call.
     """
     if not url.startswith(("http://", "https://")):
@@ -61,12 +115,12 @@ def download(url: str, path: str, md5: str = "", sha256: str = "", tries: int = 
     from_earlier = os.path.exists(partial)
     while True:
         try:
-            _fetch(url, partial)
+            _fetch(url, partial, limit_bytes)
         except BROKEN as e:
             if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code != 429:
                 raise DownloadError(f"{url}: the server says {e.code} {e.reason}.") from e
             size = os.path.getsize(partial) if os.path.exists(partial) else 0
-            failures = 1 if size > furthest else failures + 1  # a slow advance is no failure
+            failures = 1 if size >= furthest + PROGRESS_BYTES else failures + 1  # a slow advance is no failure
             furthest = max(size, furthest)
             if failures >= tries:
                 raise DownloadError(f"{url}: {e or type(e).__name__} ({tries} tries).") from e
@@ -83,7 +137,7 @@ def download(url: str, path: str, md5: str = "", sha256: str = "", tries: int = 
     _forget(partial)
 
 
-def _fetch(url: str, partial: str) -> None:
+def _fetch(url: str, partial: str, limit_bytes: float) -> None:
     """Append to `partial` until the file is complete; a connection that ends too early raises."""
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     have = os.path.getsize(partial) if os.path.exists(partial) else 0
@@ -93,7 +147,8 @@ def _fetch(url: str, partial: str) -> None:
             with open(partial + ".tag", encoding="utf-8") as f:
                 headers["If-Range"] = f.read()
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SEC)
+        opener = urllib.request.build_opener(_Http, _Https)
+        answer = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SEC)
     except urllib.error.HTTPError as e:
         if e.code != 416 or not have:
             raise
@@ -123,10 +178,18 @@ def _fetch(url: str, partial: str) -> None:
             open(partial, "ab" if have else "wb") as f,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=_title(partial)) as bar,
         ):
-            while chunk := answer.read(CHUNK_BYTES):
+            since, before = time.monotonic(), have
+            while chunk := answer.read1(CHUNK_BYTES):  # what has come; `read` would wait for all of a chunk
                 f.write(chunk)
                 have += len(chunk)
                 bar.update(len(chunk))
+                if have > limit_bytes:
+                    _forget(partial)
+                    raise DownloadError(f"{url}: more than {limit_bytes / 1e9:.2f} GB came, far more than published.")
+                if (now := time.monotonic()) - since >= TIMEOUT_SEC:
+                    if have - before < SLOWEST_BYTES_PER_SEC * TIMEOUT_SEC:
+                        raise http.client.HTTPException(f"{have - before:,} bytes in {now - since:.0f} s: too slow")
+                    since, before = now, have
     if total and have < total:
         raise http.client.HTTPException(f"the connection ended after {have:,} of {total:,} bytes")
 
@@ -174,7 +237,34 @@ def is_archive(path: str) -> bool:
     return path.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
 
-def unpack(archive: str, folder: str, only: Sequence[str] = (), bar: bool = True) -> None:
+MEMBER_BYTES = 4096  # what a file takes on the disk at least: a million empty ones are not nothing
+HEADER_BYTES = 1 << 24  # the most that tarfile may read at once: long names lie in headers, which it keeps in memory
+
+
+class _Pieces(io.RawIOBase):
+    """A stream for tarfile that refuses to read one piece larger than HEADER_BYTES."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """As the stream; raises tarfile.ReadError for too large a piece."""
+        if not 0 <= size <= HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As the stream."""
+        return self.stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As the stream."""
+        return self.stream.tell()
+
+
+def unpack(
+    archive: str, folder: str, only: Sequence[str] = (), bar: bool = True, limit_bytes: float = math.inf
+) -> None:
     """Unpack the regular files of an archive; links and devices are left out.
 
     Args:
@@ -182,32 +272,56 @@ def unpack(archive: str, folder: str, only: Sequence[str] = (), bar: bool = True
         folder: a new, empty folder, to be thrown away by the caller after an error.
         only: files or folders to unpack, at any depth of the archive; all when empty.
         bar: show the progress.
+        limit_bytes: the most that may come out.
 
     Raises:
-        UnpackError: the archive is damaged, or a name in it would leave the folder.
+        UnpackError: the archive is damaged, a name in it would leave the folder, or more than `limit_bytes`, or than
+            the disk has room for, would come out.
         OSError: the disk is full or cannot be written to.
     """
-    left_out = 0
+    left_out, written = 0, 0
+    room = shutil.disk_usage(existing(folder)).free
     title = f"Unpacking {os.path.basename(archive)}"
     try:
         with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title, disable=not bar) as shown:
             members = _zip_members if archive.endswith(".zip") else _tar_members
-            for name, source in members(archive, shown):
+            for name, size, source in members(archive, shown):
                 if source is None:
                     left_out += 1
                     continue
                 target = safe_path(folder, name)
                 if target is None or not _wanted(name, only):
                     continue
+                written += max(size, MEMBER_BYTES)  # as the archive says, before any of it is written
+                if written > limit_bytes or size > room:
+                    _refuse_flood(archive, written, min(limit_bytes, room))
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with source, open(target, "wb") as f:
-                    shutil.copyfileobj(source, f, CHUNK_BYTES)
+                    while chunk := source.read(CHUNK_BYTES):
+                        f.write(chunk)
+                        size -= len(chunk)
+                        if size < 0:
+                            raise zipfile.BadZipFile(f"{name} is longer than the archive says")
     except DAMAGED as e:
         raise UnpackError(f"{archive} is damaged ({type(e).__name__}: {e}).") from e
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as e:
         raise UnpackError(f"{archive} holds a file and a folder of the same name ({e.filename}).") from e
     if left_out:
         print(f"Left out {left_out} links or devices of {os.path.basename(archive)}.")
+
+
+def _refuse_flood(archive: str, size: float, limit: float) -> None:
+    raise UnpackError(
+        f"{archive} would unpack to {size / 1e9:,.2f} GB or more, and {limit / 1e9:,.2f} GB are the most for it: "
+        "it is not the published archive, or the disk is too small. Nothing of it was kept."
+    )
+
+
+def existing(folder: str) -> str:
+    """The folder, or the nearest one above it that exists."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(os.path.abspath(folder))
+    return folder
 
 
 def _wanted(name: str, only: Sequence[str]) -> bool:
@@ -235,19 +349,38 @@ def safe_path(folder: str, name: str) -> str | None:
     return os.path.join(folder, *parts)
 
 
-def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
                 kind = (info.external_attr >> 16) & 0o170000  # 0 where the archive was not made on Unix
-                yield info.filename, archive.open(info) if kind in (0, 0o100000) else None
+                yield info.filename, info.file_size, archive.open(info) if kind in (0, 0o100000) else None
             bar.update(info.compress_size)
 
 
-def _tar_members(path: str, bar: Any) -> Iterator[tuple[str, IO[bytes] | None]]:
-    with open(path, "rb") as raw, tarfile.open(fileobj=raw, mode="r:*") as archive:
-        for member in archive:
-            if not member.isdir():
-                yield member.name, archive.extractfile(member) if member.isreg() else None
-            archive.members = []  # tarfile would keep a million of them in memory
-            bar.update(raw.tell() - bar.n)
+def _tar_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+    for member, source in tar_members(path, bar):
+        yield member.name, member.size, source
+
+
+def tar_members(path: str, bar: Any) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Members of a tar file that are no folders, with their contents; None for links and devices.
+
+    Args:
+        path: the archive; its name or its first bytes say how it is compressed.
+        bar: gets the progress, in bytes of the file.
+
+    Raises:
+        tarfile.TarError: the archive is damaged, or has a header too large for the memory.
+    """
+    with open(path, "rb") as raw:
+        start = raw.read(6)
+        raw.seek(0)
+        openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+        stream: Any = openers[start[:2]](raw) if start[:2] in openers else raw
+        with tarfile.open(fileobj=_Pieces(stream), mode="r:") as archive:
+            for member in archive:
+                if not member.isdir():
+                    yield member, archive.extractfile(member) if member.isreg() else None
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a million of them in memory
+                bar.update(raw.tell() - bar.n)

@@ -8,7 +8,7 @@ import tempfile
 from tqdm import tqdm
 
 from ..files import read_lines
-from .download import DownloadError, UnpackError, checksum, unpack
+from .download import DownloadError, UnpackError, checksum, tar_members, unpack
 from .matfile import read_mat
 
 ARCHIVES = {
@@ -53,11 +53,10 @@ def unpack_imagenet(folder: str, scratch_dir: str) -> None:
 def _unpack_train(archive: str, scratch: str) -> None:
     """One archive of 1,000 archives, each of one class; taken one by one, as all of them would double the space."""
     try:
-        with tarfile.open(archive) as outer:
-            for member in tqdm(outer, total=1000, unit="class", desc="Unpacking train"):
+        with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc="Unpacking train") as bar:
+            for member, source in tar_members(archive, bar):
                 name = os.path.basename(member.name)
-                source = outer.extractfile(member) if name.endswith(".tar") else None
-                if source is None:
+                if source is None or not name.endswith(".tar"):
                     continue
                 inner = os.path.join(scratch, name)
                 with source, open(inner, "wb") as f:

@@ -1,10 +1,15 @@
 """Downloads from a server that breaks off, and archives that try to leave their folder."""
 
+import contextlib
 import errno
+import gzip
 import hashlib
 import io
 import os
+import socket
 import tarfile
+import threading
+import tracemalloc
 import zipfile
 from types import SimpleNamespace
 
@@ -12,7 +17,6 @@ import pytest
 
 from datasets.fetch import download as module
 from datasets.fetch.download import DownloadError, UnpackError, download, unpack
-from datasets.fetch.remote_zip import NoRangesError, fetch_member
 
 DATA = bytes(range(256)) * 4000  # 1 MB
 
@@ -269,20 +273,118 @@ class TestUnpack:
             unpack(path, str(tmp_path / "out"))
 
 
-class TestRemoteZip:
-    def test_only_the_member_is_downloaded(self, web, tmp_path):
-        make_zip(tmp_path / "x.zip", {**{f"d/im{i}": os.urandom(300_000) for i in range(20)}, "d/s.json": b'{"a": 1}'})
-        web.files["/x.zip"] = (tmp_path / "x.zip").read_bytes()
-        fetch_member(f"{web.url}/x.zip", "s.json", str(tmp_path / "s.json"))
-        assert (tmp_path / "s.json").read_text() == '{"a": 1}'
-        assert web.sent < len(web.files["/x.zip"]) / 2
+class TestFloods:
+    """Archives that would fill the disk or the memory: stopped at once, whatever the kind."""
 
-    def test_errors(self, web, tmp_path):
-        make_zip(tmp_path / "x.zip", {"d/other.json": b"{}"})
-        web.files["/x.zip"], web.files["/bad.zip"] = (tmp_path / "x.zip").read_bytes(), b"nonsense" * 100
-        for name, message in (("x.zip", "does not hold s.json"), ("bad.zip", "not a zip"), ("no.zip", "404")):
-            with pytest.raises(DownloadError, match=message):
-                fetch_member(f"{web.url}/{name}", "s.json", str(tmp_path / "s.json"))
-        web.ranges = False
-        with pytest.raises(NoRangesError):
-            fetch_member(f"{web.url}/x.zip", "s.json", str(tmp_path / "s.json"))
+    def sparse(self, path, size):
+        """A tar of 512 bytes whose one member is `size` bytes of nothing."""
+        info = tarfile.TarInfo("hole")
+        info.size, info.type = size, tarfile.GNUTYPE_SPARSE
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+        header[483:495] = b"\x80" + size.to_bytes(11, "big")  # the real size; no pieces of data
+        header[124:136] = b"00000000000\0"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        path.write_bytes(bytes(header) + bytes(1024))
+
+    def test_a_sparse_file_of_a_terabyte(self, tmp_path):
+        self.sparse(tmp_path / "x.tar", 1 << 40)
+        with pytest.raises(UnpackError, match=r"x.tar would unpack to 1,099.51 GB or more, and"):
+            unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    def test_more_than_the_limit(self, pack, tmp_path):
+        archive = pack({f"{i}": bytes(100_000) for i in range(20)})
+        with pytest.raises(UnpackError, match="would unpack to 0.00 GB or more, and 0.00 GB are the most"):
+            unpack(archive, str(tmp_path / "out"), limit_bytes=1_000_000)
+        assert len(contents(tmp_path / "out")) <= 10
+
+    def test_many_empty_files_count_too(self, pack, tmp_path):
+        with pytest.raises(UnpackError, match="the most for it"):
+            unpack(pack({f"{i}": b"" for i in range(300)}), str(tmp_path / "out"), limit_bytes=1_000_000)
+
+    @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+    @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+    def test_a_header_of_gigabytes_takes_no_memory(self, tmp_path, kind, name):
+        info = tarfile.TarInfo("long")
+        info.type, info.size = kind, 4 << 30
+        with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wb") as f:
+            f.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
+        tracemalloc.start()
+        with pytest.raises(UnpackError, match="a header of 4,294,96"):
+            unpack(str(tmp_path / name), str(tmp_path / "out"))
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+        tracemalloc.stop()
+
+    def test_a_zip_that_lies_about_its_sizes(self, tmp_path):
+        make_zip(tmp_path / "x.zip", {"a": bytes(5_000_000)})
+        data = (tmp_path / "x.zip").read_bytes()
+        (tmp_path / "x.zip").write_bytes(data.replace((5_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+        with pytest.raises(UnpackError, match="x.zip is damaged"):
+            unpack(str(tmp_path / "x.zip"), str(tmp_path / "out"))
+        assert sum(map(len, contents(tmp_path / "out").values())) < 1_000_000
+
+    def test_a_download_larger_than_it_can_be(self, web, target):
+        web.files["/f"] = DATA
+        with pytest.raises(DownloadError, match="/f: more than 0.00 GB came, far more than published"):
+            download(f"{web.url}/f", str(target), limit_bytes=10_000)
+        assert left(target) == []
+
+
+class TestSlowServers:
+    """Servers that never refuse and never end; `talk` gets the connection after a request's head."""
+
+    @pytest.fixture
+    def server(self, monkeypatch):
+        monkeypatch.setattr(module, "TIMEOUT_SEC", 0.4)
+        listener = socket.create_server(("127.0.0.1", 0))
+        connections, stop = [], threading.Event()
+
+        def start(talk):
+            def serve():
+                while not stop.is_set():
+                    try:
+                        connection, _ = listener.accept()
+                    except OSError:
+                        return
+                    connections.append(connection)
+                    with contextlib.suppress(OSError), connection:
+                        connection.recv(65536)
+                        talk(connection, stop)
+
+            thread.append(threading.Thread(target=serve, daemon=True))
+            thread[0].start()
+            return f"http://127.0.0.1:{listener.getsockname()[1]}/f"
+
+        thread: list[threading.Thread] = []
+        yield start, connections
+        stop.set()
+        listener.close()
+        thread[0].join(5)
+
+    HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+
+    @pytest.mark.parametrize(
+        ("talk", "message"),
+        [
+            (lambda c, stop: c.sendall(TestSlowServers.HEAD + b"x"), "the connection ended after"),
+            (lambda c, stop: TestSlowServers.drip(c, stop, TestSlowServers.HEAD, b"x"), "bytes in .* s: too slow"),
+            (lambda c, stop: TestSlowServers.drip(c, stop, b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"\(3 tries\)"),
+            (lambda c, stop: TestSlowServers.drip(c, stop, b"HTTP/1.1 200 OK\r\nX-", b"a"), r"\(3 tries\)"),
+        ],
+        ids=["a byte a connection", "a byte at a time", "100 Continue for ever", "a head that never ends"],
+    )
+    def test_they_are_left_after_three_tries_and_named(self, server, target, talk, message):
+        start, connections = server
+        url = start(talk)
+        with pytest.raises(DownloadError, match=f"{url}: .*{message}"):
+            download(url, str(target))
+        assert len(connections) == 3
+
+    @staticmethod
+    def drip(connection, stop, head, piece):
+        connection.sendall(head)
+        for _ in range(500):  # at most 10 s
+            if stop.wait(0.02):
+                return
+            connection.sendall(piece)
