@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 FROZEN, LEARNED, LOSS, PLAIN = "#dbe7f6", "#fbe3c4", "#d9efdf", "#f3f4f6"
 EDGE = {FROZEN: "#2f6db5", LEARNED: "#d07a12", LOSS: "#2f8a5f", PLAIN: "#8a929c"}
@@ -60,7 +59,6 @@ def draw(path: Path) -> None:
     from matplotlib.patches import FancyBboxPatch, Patch
 
     figure, axes = plt.subplots(figsize=(14, 5), facecolor="white")
-    axes: Any
     axes.set(xlim=(0, 141), ylim=(5, 52))
     axes.axis("off")
     for x, y, width, height, fill, text in BOXES.values():

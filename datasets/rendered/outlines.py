@@ -13,7 +13,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -198,7 +198,7 @@ def _honeycomb(r: random.Random) -> list[Part]:
 def _digit(number: int, r: random.Random) -> list[Part]:
     a, k = r.uniform(0.5, 0.62), r.uniform(-0.08, 0.08)
     up, low = 0.5 + k / 2, 0.5 - k / 2  # half heights of the two loops of 3 and 8
-    paths: dict[int, list] = {
+    paths: dict[int, list[Any]] = {
         0: [arc(0, 0, a, 1, 0, 360, 30)],
         1: [[(-0.35, -0.62), (0.05, -1), (0.05, 1)]],
         2: [[*arc(0, -0.48, a, 0.52, 195, 395, 18), (-a, 1), (a, 1)]],

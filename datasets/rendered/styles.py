@@ -54,7 +54,7 @@ def _backdrop(avoid: Colour, rng: Random, saturation: tuple[float, float], value
     for _ in range(10):
         hue = own_hue + rng.uniform(0.18, 0.82)
         colour = hsv(hue, rng.uniform(*saturation), rng.uniform(*value))
-        distance = sum(abs(x - y) for x, y in zip(colour, avoid, strict=True))
+        distance: float = sum(abs(x - y) for x, y in zip(colour, avoid, strict=True))
         distance += 2 * min(90, abs(luminance(colour) - luminance(avoid)))
         if distance > 300:
             return colour
@@ -160,15 +160,15 @@ def _photo(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, si
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     glow = ramp[None, :] * math.cos(light) + ramp[:, None] * math.sin(light)
     shade = 0.82 - 0.62 * slope + 0.14 * glow + 0.05 * _crop_noise(rng.choice([2, 4, 8]), rng, size)
-    gloss = np.clip(-slope * 1.2 - 0.25, 0, 1) ** 2 * rng.uniform(0, 300)
+    gloss = np.asarray(np.clip(-slope * 1.2 - 0.25, 0, 1) ** 2 * rng.uniform(0, 300))
     body = albedo * np.clip(shade, 0.18, 1.35)[..., None] + gloss[..., None]
     scene = _clutter(palette[MAIN], rng, size, dataset != "Counts")
     scene = (
         scene * (0.92 + 0.1 * glow + 0.03 * _crop_noise(4, rng, size) + 0.05 * _crop_noise(16, rng, size))[..., None]
     )
     reach = round(rng.uniform(2, 5) * scale)
-    shadow = ImageChops.offset(mask_image, round(-math.cos(light) * reach), round(-math.sin(light) * reach))
-    shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(2.0 * scale)), dtype=np.float32)[..., None] / 255
+    offset = ImageChops.offset(mask_image, round(-math.cos(light) * reach), round(-math.sin(light) * reach))
+    shadow = np.asarray(offset.filter(ImageFilter.GaussianBlur(2.0 * scale)), dtype=np.float32)[..., None] / 255
     picture = scene * (1 - rng.uniform(0.35, 0.65) * shadow) * (1 - mask) + body * mask
     picture *= 1 - rng.uniform(0, 0.25) * (ramp[None, :] ** 2 * ramp[:, None] ** 2)[..., None]
     picture = picture * np.array([rng.uniform(0.93, 1.07), 1, rng.uniform(0.93, 1.07)], dtype=np.float32)
@@ -235,7 +235,7 @@ def _sketch(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, s
                     _pencil(draw, path, closed, rng, nrng, side, width, tone)
     if hatch is not None:
         _scribble(image, hatch, rng, side, width, tone)
-    small = np.asarray(image.reduce(2), dtype=np.float32)
+    small: np.ndarray = np.asarray(image.reduce(2), dtype=np.float32)
     small = small + 3.0 * _crop_noise(2, rng, size) * (small > 120)
     tint = np.array([1.0, rng.uniform(0.985, 1.0), rng.uniform(0.95, 1.0)], dtype=np.float32)
     return Image.fromarray(np.clip(small[..., None] * tint, 0, 255).astype(np.uint8))
