@@ -1,6 +1,7 @@
 """Train or test one method on one data set: CoOp's command line on yacs configs.
 
-Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-file, flags, KEY VALUE pairs.
+Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-file, flags, KEY VALUE pairs. A file may
+name another one that it only changes, `_BASE_: other.yaml`.
 """
 
 from __future__ import annotations
