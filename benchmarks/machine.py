@@ -72,7 +72,7 @@ def available_bytes(device: str) -> int:
     """Memory that can still be taken."""
     import torch
 
-    from clip.prompts import free_memory
+    from clip.memory import free_memory
 
     return free_memory(torch.device(device))
 

@@ -19,7 +19,7 @@ def test_statistics_are_those_of_the_tokens_after_each_block(tiny):
     images = torch.randn(2, 3, 60, 60)
     tokens = []
     hooks = [b.register_forward_hook(lambda m, a, o: tokens.append(o)) for b in tiny.model.visual.transformer.resblocks]
-    features = tiny.encode_image(images)
+    features = tiny.encode_image_statistics(images)
     for hook in hooks:
         hook.remove()
     assert features.final.shape == (2, 128) and features.mean.shape == features.var.shape == (2, 5, 128)
@@ -34,13 +34,13 @@ def test_no_gradient_reaches_the_image_tower_and_it_stays_in_eval_mode(tiny):
     tiny.train()
     assert not tiny.training and not any(m.training for m in tiny.modules())
     assert not any(p.requires_grad for p in tiny.parameters())
-    assert not tiny.encode_image(torch.randn(1, 3, 60, 60)).final.requires_grad
+    assert not tiny.encode_image_statistics(torch.randn(1, 3, 60, 60)).final.requires_grad
 
 
 def test_hooks_are_removed_even_after_an_error(tiny):
     with pytest.raises(ValueError, match=r"images must be \[B, 3, 60, 60\] for tiny, got \[1, 3, 32, 32\]"):
-        tiny.encode_image(torch.zeros(1, 3, 32, 32))
-    tiny.encode_image(torch.zeros(1, 3, 60, 60))
+        tiny.encode_image_statistics(torch.zeros(1, 3, 32, 32))
+    tiny.encode_image_statistics(torch.zeros(1, 3, 60, 60))
     assert not any(b._forward_hooks for b in tiny.model.visual.transformer.resblocks)
 
 
@@ -49,7 +49,7 @@ def test_low_precision_weights_give_close_features_in_fp32(tiny, dtype):
     low = clip.load("tiny", dtype=dtype)
     assert low.dtype == dtype
     images = torch.randn(2, 3, 60, 60).clamp(-2, 2)
-    ours, full = low.encode_image(images), tiny.encode_image(images)
+    ours, full = low.encode_image_statistics(images), tiny.encode_image_statistics(images)
     assert ours.final.dtype == ours.mean.dtype == torch.float32
     assert torch.cosine_similarity(ours.final, full.final).min() > 0.999
     names = ["circle", "square"]
