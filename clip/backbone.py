@@ -1,4 +1,4 @@
-"""A frozen CLIP: image features with per-block token statistics, text features, features of prompt embeddings."""
+"""A frozen CLIP: image features, on request with per-block token statistics, and features of texts and prompts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks import is_residual_block
-from .images import ImageFeatures, encode_images
+from .images import ImageFeatures, encode_images, known_blocks
 from .prompt_tree import PromptTree
 from .prompts import encode_prompts
-from .tokenizer import EOT, SOT, encode, tokenize
-
-# Also raised by `load`, from the architecture's config, before any weights are downloaded.
-UNFIT_IMAGE_TOWER = (
-    "MODEL.BACKBONE.NAME: {!r} has an image tower without transformer blocks of open_clip's; GOPro reads token "
-    "statistics of each block, so use a ViT, e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
-)
-UNFIT_TEXT_TOWER = (
-    "MODEL.BACKBONE.NAME: {!r} has a text tower that is not CLIP's (causal blocks, feature read at the end token); "
-    "use a CLIP ViT, e.g. ViT-B/16 or ViT-B-16:laion2b_s34b_b88k"
-)
+from .tokenizer import EOT, SOT, VOCAB_SIZE, encode, tokenize
 
 
 class FrozenCLIP(nn.Module):
     """CLIP with frozen weights, always in eval mode; every width is read off the model.
 
     Args:
-        model: An `open_clip.CLIP` whose image tower is a ViT of residual blocks and whose text tower is causal.
+        model: A CLIP of open_clip's with any image tower and CLIP's text tower.
         name: The name it was loaded by, for messages and checkpoints.
 
     Attributes:
@@ -37,43 +26,48 @@ class FrozenCLIP(nn.Module):
         image_size: Input height = width, pixels.
         mean: Pixel means, 3 floats in [0, 1].
         std: Pixel standard deviations, 3 floats.
-        vision_width: Dv.
-        vision_layers: L.
+        vision_width: Dv; 0 where the image tower has no blocks to give statistics of.
+        vision_layers: L; 0 likewise.
         text_width: Dt.
         embed_dim: E.
         context_length: Tokens that a text may have, SOT and EOT included.
 
     Raises:
-        ValueError: The model lacks the blocks that this package reads (names what is missing).
+        ValueError: The text tower is not CLIP's.
     """
 
     def __init__(self, model: Any, name: str) -> None:
         super().__init__()
         self.name = name
-        self._check(model, name)
         self.model = model.eval().requires_grad_(False)
-        visual = model.visual
+        text, visual = self._text, model.visual
+        self._text_blocks = known_blocks(text)
+        causal = getattr(text, "attn_mask", None) is not None
+        pool = getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+        projected = isinstance(getattr(text, "text_projection", None), nn.Parameter)
+        if not self._text_blocks or not causal or pool != "argmax" or not projected:
+            raise ValueError(
+                f"{name!r} has a text tower whose blocks or output this package does not know; it must be CLIP's, as "
+                "built by the versions of open_clip_torch in requirements.txt"
+            )
+        self.text_width = int(text.token_embedding.weight.shape[1])
+        self.context_length = int(text.positional_embedding.shape[0])
+        self.embed_dim = int(text.text_projection.shape[1])
+        if len(text.token_embedding.weight) != VOCAB_SIZE:
+            raise ValueError(f"{name!r} has {len(text.token_embedding.weight)} tokens, CLIP's vocabulary {VOCAB_SIZE}")
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
         self.mean = tuple(float(x) for x in visual.image_mean)
         self.std = tuple(float(x) for x in visual.image_std)
-        self._vision_blocks = visual.transformer.resblocks
+        visual.output_tokens = False  # the feature alone
+        self._vision_blocks = known_blocks(visual)
         self.vision_layers = len(self._vision_blocks)
-        self.vision_width = int(self._vision_blocks[0].ln_1.normalized_shape[0])
-        self.text_width = int(model.token_embedding.weight.shape[1])
-        self.context_length = int(model.positional_embedding.shape[0])
-        self.embed_dim = int(visual.output_dim)
+        self.vision_width = int(self._vision_blocks[0].ln_1.normalized_shape[0]) if self._vision_blocks else 0
 
-    @staticmethod
-    def _check(model: Any, name: str) -> None:
-        visual = getattr(model, "visual", None)
-        if not hasattr(getattr(visual, "transformer", None), "resblocks"):
-            raise ValueError(UNFIT_IMAGE_TOWER.format(name))
-        blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
-        causal = getattr(model, "attn_mask", None) is not None
-        pool = getattr(model, "text_pool_type", "argmax")
-        if not blocks or not is_residual_block(blocks[0]) or not causal or pool not in ("argmax", "eos"):
-            raise ValueError(UNFIT_TEXT_TOWER.format(name))
+    @property
+    def _text(self) -> Any:
+        """What holds the text tower's parts: the model itself, or a tower of its own."""
+        return getattr(self.model, "text", self.model)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
         """Stay in eval mode: the towers are frozen, whatever the trainer's mode."""
@@ -88,7 +82,7 @@ class FrozenCLIP(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the linear weights."""
-        dtype: torch.dtype = self._vision_blocks[0].mlp.c_fc.weight.dtype
+        dtype: torch.dtype = self._text_blocks[0].mlp.c_fc.weight.dtype
         return dtype
 
     @property
@@ -97,29 +91,56 @@ class FrozenCLIP(nn.Module):
         scale: torch.Tensor = self.model.logit_scale.float().exp().squeeze()
         return scale
 
-    def encode_image_statistics(self, images: torch.Tensor) -> ImageFeatures:
-        """Final feature and per-block token statistics; the tokens themselves are not kept.
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Final feature of any image tower.
 
         Args:
             images: [B, 3, image_size, image_size], normalised with `mean` and `std`.
 
         Returns:
-            Features in fp32, without gradient.
+            [B, E] in fp32, not normalised, without gradient.
 
         Raises:
             ValueError: Wrong shape.
         """
+        return encode_images(self.model.visual, self._vision_blocks, self._input(images))[0]
+
+    def encode_image_statistics(self, images: torch.Tensor) -> ImageFeatures:
+        """Final feature and per-block token statistics; the tokens themselves are not kept.
+
+        Args:
+            images: As for `encode_image`.
+
+        Returns:
+            Features in fp32, without gradient.
+
+        Raises:
+            ValueError: Wrong shape, or a tower without known blocks.
+        """
+        self.check_statistics("encode_image_statistics")
+        return ImageFeatures(*encode_images(self.model.visual, self._vision_blocks, self._input(images), True))
+
+    def check_statistics(self, asker: str) -> None:
+        """Refuse an image tower without token statistics; for methods to call before long work.
+
+        Args:
+            asker: Who reads them, for the message.
+
+        Raises:
+            ValueError: The tower is no ViT of residual attention blocks.
+        """
+        if not self._vision_blocks:
+            raise ValueError(
+                f"{asker} reads token statistics of each block of the image tower; {self.name!r} has an image tower "
+                f"({type(self.model.visual).__name__}) without such transformer blocks. Use a ViT, e.g. ViT-B/16, "
+                "ViT-L/14 or an open_clip ViT as MODEL:TAG"
+            )
+
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(f"images must be [B, 3, {size}, {size}] for {self.name}, got {list(images.shape)}")
-        return encode_images(self.model.visual, images.to(self.dtype))
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Final feature, [B, E] in fp32, without gradient."""
-        return self.encode_image_statistics(images).final
-
-    def check_statistics(self, asker: str) -> None:
-        """Raise ValueError where the image tower gives no token statistics."""
+        return images.to(self.dtype)
 
     @torch.no_grad()
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -141,7 +162,7 @@ class FrozenCLIP(nn.Module):
     def embed_words(self, words: str) -> torch.Tensor:
         """Token embeddings of some words, [number of tokens, Dt] in fp32: a context's initial value."""
         ids = torch.tensor(encode(words), device=self.device)
-        embedding: torch.Tensor = self.model.token_embedding(ids).float()
+        embedding: torch.Tensor = self._text.token_embedding(ids).float()
         return embedding
 
     def prompt_tree(self, classnames: Sequence[str], num_context: int) -> PromptTree:
@@ -190,20 +211,16 @@ class FrozenCLIP(nn.Module):
             return self.encode_prompts(context.unsqueeze(0), tree, budget)[0]
         if context.ndim != 3 or context.shape[2] != self.text_width:
             raise ValueError(f"context must be [B, M, {self.text_width}], got {list(context.shape)}")
-        model, length = self.model, 1 + context.shape[1]
+        text, length = self._text, 1 + context.shape[1]
         if length + tree.longest > self.context_length:
             raise ValueError(
                 f"{context.shape[1]} context tokens and {tree.longest} class tokens exceed the context of "
                 f"{self.context_length}"
             )
-        positions = model.positional_embedding.float()
-        sot = model.token_embedding.weight[SOT].float().expand(len(context), 1, -1)
+        positions = text.positional_embedding.float()
+        sot = text.token_embedding.weight[SOT].float().expand(len(context), 1, -1)
         prefix = torch.cat([sot, context.float()], dim=1) + positions[:length]
-        nodes = model.token_embedding(tree.tokens).float() + positions[length + tree.depths]
-        hidden = encode_prompts(list(model.transformer.resblocks), prefix, nodes, tree, budget)
-        projection = model.text_projection
-        if isinstance(projection, nn.Linear):
-            out: torch.Tensor = projection(model.ln_final(hidden).to(projection.weight.dtype))
-        else:
-            out = model.ln_final(hidden).to(projection.dtype) @ projection
-        return out.float()
+        nodes = text.token_embedding(tree.tokens).float() + positions[length + tree.depths]
+        hidden = encode_prompts(self._text_blocks, prefix, nodes, tree, budget)
+        projection: torch.Tensor = text.text_projection
+        return (text.ln_final(hidden).to(projection.dtype) @ projection).float()

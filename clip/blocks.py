@@ -16,12 +16,19 @@ from torch import nn
 # On a CPU, what keeps no activations goes through in parts whose MLP layer has about this size: they stay in the cache,
 # and the allocator takes them from its pool, where each larger array costs fresh pages of the system.
 PART_BYTES = 10 * 2**20
+_READ = {
+    f"{layer}.{part}"
+    for layer in ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    for part in ("weight", "bias")
+}
+_READ |= {"attn.in_proj_weight", "attn.in_proj_bias"}
 QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
 
 def is_residual_block(block: nn.Module) -> bool:
-    """Whether the functions below know the block: open_clip's standard one, not its variants."""
-    return type(block).__name__ == "ResidualAttentionBlock" and isinstance(block.attn, nn.MultiheadAttention)
+    """Whether the functions below compute the block: it has the parameters that they read, and no others."""
+    names = {name for name, _ in block.named_parameters()} - {"ls_1.gamma", "ls_2.gamma"}
+    return names == _READ and hasattr(block.attn, "num_heads")
 
 
 def rows_in_cache(block: Any) -> int:

@@ -1,4 +1,4 @@
-"""The image tower with the token statistics of every block, computed on the fly: tokens are never kept."""
+"""The image tower, on request with the token statistics of every block, computed on the fly: tokens are never kept."""
 
 from __future__ import annotations
 
@@ -38,52 +38,53 @@ def _run_block(block: Any, x: torch.Tensor) -> torch.Tensor:
     return finish(block, x.flatten(0, 1), attended.flatten(0, 1)).view_as(x)
 
 
-def _encode(visual: Any, images: torch.Tensor) -> ImageFeatures:
+def known_blocks(tower: Any) -> list[Any]:
+    """A tower's transformer blocks in order; none where it has none, or others than `clip.blocks` computes."""
+    blocks = list(getattr(getattr(tower, "transformer", None), "resblocks", ()))
+    return blocks if all(map(is_residual_block, blocks)) else []
+
+
+def _encode(visual: Any, blocks: list[Any], images: torch.Tensor, statistics: bool) -> tuple[torch.Tensor, ...]:
     means: list[torch.Tensor] = []
     variances: list[torch.Tensor] = []
-    transformer = visual.transformer
-    # Early open_clip versions call the blocks with tokens first, later ones with the batch.
-    tokens_first = not hasattr(transformer, "batch_first")
 
     def run_blocks(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-        dtype = x.dtype
-        x = x.transpose(0, 1) if tokens_first else x
-        for block in transformer.resblocks:
-            if is_residual_block(block):
-                x = _run_block(block, x.float())
-            elif tokens_first or not transformer.batch_first:
-                x = block(x.to(dtype).transpose(0, 1)).transpose(0, 1)
-            else:
-                x = block(x.to(dtype))
-            mean = x.mean(1, dtype=torch.float32)
-            means.append(mean)
-            variances.append((x - mean.unsqueeze(1)).square_().mean(1))
-        x = x.to(dtype)
-        return x.transpose(0, 1) if tokens_first else x
+        dtype, x = x.dtype, x.float()
+        for block in blocks:
+            x = _run_block(block, x)
+            if statistics:
+                means.append(x.mean(1))
+                variances.append((x - means[-1].unsqueeze(1)).square_().mean(1))
+        return x.to(dtype)
 
     # What stands before and after the blocks (patches, positions, pooling) differs between ViTs: open_clip's own code.
-    transformer.forward = run_blocks
+    visual.transformer.forward = run_blocks
     try:
-        final = visual(images)
+        final = visual(images).float()
     finally:
-        del transformer.forward
-    final = final[0] if isinstance(final, tuple) else final
-    return ImageFeatures(final.float(), torch.stack(means, dim=1), torch.stack(variances, dim=1))
+        del visual.transformer.forward
+    return (final, torch.stack(means, dim=1), torch.stack(variances, dim=1)) if statistics else (final,)
 
 
 @torch.no_grad()
-def encode_images(visual: Any, images: torch.Tensor) -> ImageFeatures:
-    """Final feature and per-block token statistics.
+def encode_images(
+    visual: Any, blocks: list[Any], images: torch.Tensor, statistics: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Final feature and, on request, token statistics of each block.
 
     Args:
-        visual: open_clip's `VisionTransformer`.
+        visual: open_clip's image tower.
+        blocks: Its `known_blocks`; without any, the tower's own code computes the final feature.
         images: [B, 3, height, width], normalised, in the weights' precision.
+        statistics: Give the statistics too; needs blocks.
 
     Returns:
-        Features in fp32, without gradient.
+        The fields of `ImageFeatures`, or (final,), in fp32 and without gradient.
     """
+    if not blocks:
+        return (visual(images).float(),)
     if images.is_cuda:
-        return _encode(visual, images)
-    size = max(1, rows_in_cache(visual.transformer.resblocks[0]) // len(visual.positional_embedding))
-    parts = [_encode(visual, part) for part in torch.split(images, size)]
-    return ImageFeatures(*(torch.cat(x) for x in zip(*((p.final, p.mean, p.var) for p in parts), strict=True)))
+        return _encode(visual, blocks, images, statistics)
+    size = max(1, rows_in_cache(blocks[0]) // len(visual.positional_embedding))
+    parts = [_encode(visual, blocks, part, statistics) for part in torch.split(images, size)]
+    return tuple(torch.cat(x) for x in zip(*parts, strict=True))

@@ -1,28 +1,56 @@
-"""Loading a CLIP by name, by open_clip MODEL:TAG, or from a file; every failure is one error that says what to do."""
+"""Loading a CLIP by name, by open_clip MODEL:TAG, or from a file; every failure is one error that says what to do.
+
+No code of a file or a folder is run (`clip.weights`). What is refused is refused before anything is downloaded.
+"""
 
 from __future__ import annotations
 
-import difflib
+import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .backbone import UNFIT_IMAGE_TOWER, UNFIT_TEXT_TOWER, FrozenCLIP
+from dassl.names import did_you_mean
+
+from .backbone import FrozenCLIP
+from .tokenizer import VOCAB_SIZE
+from .weights import SUFFIXES, check_weights, read_weights, reason
 
 TINY_DIR = Path(__file__).parent / "tiny"
 
 # OpenAI's names -> open_clip's architecture (with QuickGELU, which OpenAI's weights were trained with).
 OPENAI_MODELS = {
+    "RN50": "RN50-quickgelu",
+    "RN101": "RN101-quickgelu",
+    "RN50x4": "RN50x4-quickgelu",
+    "RN50x16": "RN50x16-quickgelu",
+    "RN50x64": "RN50x64-quickgelu",
     "ViT-B/32": "ViT-B-32-quickgelu",
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14": "ViT-L-14-quickgelu",
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_QUICK = "-quickgelu"
+# CLIP's text tower: what open_clip's config says, or leaves out.
+_CLIP_TEXT = {
+    "vocab_size": VOCAB_SIZE,
+    "hf_model_name": None,
+    "hf_tokenizer_name": None,
+    "tokenizer_mode": None,
+    "tokenizer_kwargs": None,
+    "no_causal_mask": False,
+    "embed_cls": False,
+    "pool_type": "argmax",
+    "proj_type": "linear",
+    "proj_bias": False,
+}
 _FORMS = (
     "an OpenAI name (" + ", ".join(OPENAI_MODELS) + "), tiny, an open_clip MODEL:TAG or MODEL:FILE "
     "(ViT-B-16:laion2b_s34b_b88k), a file of OpenAI weights (JIT archive, state dict or safetensors), "
@@ -42,7 +70,10 @@ def load(
     device: str | torch.device = "cpu",
     cache_dir: str | None = None,
 ) -> FrozenCLIP:
-    """Build a frozen CLIP.
+    """Build a frozen CLIP, with the activation (QuickGELU or GELU) that its weights were trained with.
+
+    A tag of open_clip's says which one; a file does not, so that a printed line says which one is assumed. What
+    open_clip itself warns about is printed too.
 
     Args:
         name: An OpenAI name, `tiny` (ships with the package), an open_clip `MODEL:TAG` or `MODEL:FILE`, a file of
@@ -62,129 +93,225 @@ def load(
     """
     if dtype not in _PRECISIONS:
         raise ValueError(f"dtype must be one of {list(_PRECISIONS)}, got {dtype}")
-    if not name:
+    if not name.strip():
         raise ValueError(f"MODEL.BACKBONE.NAME is empty; give {_FORMS}")
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # open_clip reports on the root logger
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = _create(name, pretrained, _PRECISIONS[dtype], cache_dir)
-    finally:
-        logger.setLevel(level)
+    options = {"precision": _PRECISIONS[dtype], "cache_dir": cache_dir, "load_weights": pretrained}
+    path = os.path.expanduser(name)
+    with _warnings_as_lines():
+        if name == "tiny":
+            model = _folder(TINY_DIR, name, options)
+        elif name in OPENAI_MODELS:
+            model = _architecture(OPENAI_MODELS[name], "openai", name, options)
+        elif os.path.isdir(path):
+            model = _folder(Path(path), name, options)
+        elif os.path.isfile(path) or (path.endswith(SUFFIXES) and ":" not in path):
+            model = _file(path, name, options)
+        else:
+            model = _architecture(*name.partition(":")[::2], name, options)
     return FrozenCLIP(model, name).to(device)
 
 
-def _create(name: str, pretrained: bool, precision: str, cache_dir: str | None) -> Any:
-    if name == "tiny":
-        return _open_clip(f"local-dir:{TINY_DIR}", None, pretrained, precision, cache_dir, name)
-    if name in OPENAI_MODELS:
-        return _open_clip(OPENAI_MODELS[name], "openai", pretrained, precision, cache_dir, name)
-    if os.path.isdir(name):
-        if not (Path(name) / "open_clip_config.json").is_file():
-            raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} is a folder without open_clip_config.json")
-        return _open_clip(f"local-dir:{name}", None, pretrained, precision, cache_dir, name)
-    looks_like_path = name.endswith((".pt", ".pth", ".bin", ".safetensors")) and ":" not in name
-    if os.path.isfile(name) or looks_like_path:
-        return _openai_file(name, precision)
-    architecture, _, tag = name.partition(":")
-    architecture = architecture.replace("/", "-")
-    from open_clip import list_models
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what open_clip warns about, each line once; it reports progress on the root logger, which is left out."""
+    root, heard = logging.getLogger(), []
 
-    known = list_models()
-    if architecture not in known or not tag:
-        close = difflib.get_close_matches(name, [*available_models(), *known], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        if architecture in known:
-            hint = f"; {architecture} needs a tag: {_tags(architecture)}"
-        raise ValueError(f"MODEL.BACKBONE.NAME: unknown backbone {name!r}{hint} Allowed: {_FORMS}")
-    _check_architecture(architecture, name)
-    return _open_clip(architecture, tag, pretrained, precision, cache_dir, name)
+    def take(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            heard.append(record.getMessage())
+        return False
 
-
-def _check_architecture(architecture: str, name: str) -> None:
-    """Refuse what `FrozenCLIP` would refuse, before any weights are downloaded."""
-    from open_clip import get_model_config
-
-    config = get_model_config(architecture)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if "timm_model_name" in vision or isinstance(vision.get("layers"), list | tuple):
-        raise ValueError(UNFIT_IMAGE_TOWER.format(name))
-    if "hf_model_name" in text or "multimodal_cfg" in config or config.get("custom_text"):
-        raise ValueError(UNFIT_TEXT_TOWER.format(name))
+    handler = logging.NullHandler()  # without any, logging would install one for good
+    root.addHandler(handler)
+    root.addFilter(take)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        root.removeFilter(take)
+        root.removeHandler(handler)
+    for line in dict.fromkeys([*heard, *(str(warning.message) for warning in caught)]):
+        if not line.startswith("No pretrained weights loaded"):  # asked for, see `_build`
+            print(f"open_clip: {line}")
 
 
-def _tags(architecture: str) -> str:
-    from open_clip.pretrained import list_pretrained_tags_by_model
-
-    return ", ".join(list_pretrained_tags_by_model(architecture)) or "none; give a weight file as MODEL:FILE"
-
-
-def _open_clip(
-    architecture: str, tag: str | None, pretrained: bool, precision: str, cache_dir: str | None, name: str
-) -> Any:
+def _architecture(architecture: str, tag: str, name: str, options: dict[str, Any]) -> Any:
+    """MODEL:TAG or MODEL:FILE; "-quickgelu" after MODEL is the activation, not another architecture."""
     import open_clip
-    from open_clip.pretrained import is_pretrained_cfg
 
-    is_tag = tag is not None and is_pretrained_cfg(architecture, tag)
-    if pretrained and tag is not None and not is_tag and not os.path.isfile(tag):
-        if os.sep in tag or Path(tag).suffix:
+    architecture = architecture.replace("/", "-")
+    base, known = architecture.removesuffix(_QUICK), open_clip.list_models()
+    if base not in known:
+        hint = did_you_mean(name, [*available_models(), *known])
+        raise ValueError(f"MODEL.BACKBONE.NAME: unknown backbone {name!r}.{hint} Allowed: {_FORMS}")
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(base)) or "none; give a weight file as MODEL:FILE"
+    if not tag:
+        raise ValueError(f"MODEL.BACKBONE.NAME: {name!r}: {architecture} needs a tag: {tags}. Allowed: {_FORMS}")
+    _check_config(open_clip.get_model_config(base), name)
+    named_quick = base != architecture
+    config = open_clip.get_pretrained_cfg(base, tag)
+    if config:
+        quick = bool(config.get("quick_gelu"))
+        if quick != named_quick:
+            print(f"{name}: these weights were trained with {_activation(quick)}, which is used")
+        return _build(base, name, options, tag, force_quick_gelu=quick)
+    file = os.path.expanduser(tag)
+    if not os.path.isfile(file):
+        if os.sep not in tag and not Path(tag).suffix:
+            raise ValueError(f"MODEL.BACKBONE.NAME: {name!r} has the unknown tag {tag!r}; {base} has: {tags}")
+        if options["load_weights"]:
             raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} names the weight file {tag}, which does not exist")
+    if not options["load_weights"]:
+        return _build(base, name, options, force_quick_gelu=named_quick)
+    other = base if named_quick else base + _QUICK
+    print(
+        f"{name}: {_activation(named_quick)} is assumed; for weights trained with {_activation(not named_quick)} "
+        f"set MODEL.BACKBONE.NAME to {other}:{tag}"
+    )
+    if _kind(file) == "torchscript":
+        model = _build(base, name, {**options, "load_weights": False}, force_quick_gelu=named_quick)
+        return _fill(model, read_weights(file), file)
+    return _build(base, name, options, file, force_quick_gelu=named_quick)
+
+
+def _activation(quick: bool) -> str:
+    return "QuickGELU" if quick else "GELU"
+
+
+def _folder(folder: Path, name: str, options: dict[str, Any]) -> Any:
+    """A folder in open_clip's layout, whose config says the activation."""
+    path = folder / "open_clip_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} is a folder without open_clip_config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"MODEL.BACKBONE.NAME: {path} is no config of open_clip's: {reason(error)}") from error
+    _check_config({**config, "vision_cfg": vision, "text_cfg": text}, name)
+    if options["load_weights"]:
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+        if not files:
+            raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} is a folder without weights (*.safetensors, *.bin)")
+        for file in files:
+            _kind(file)
+    return _build(f"local-dir:{folder}", name, options)
+
+
+def _file(path: str, name: str, options: dict[str, Any]) -> Any:
+    """A file of weights under OpenAI's names, which tell the sizes of both towers."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"MODEL.BACKBONE.NAME: weight file {path} does not exist")
+    try:
+        state = read_weights(path)
+        config = _sizes(state)
+    except KeyError as error:
+        raise _unfit(path, f"it has no {error}") from error
+    except ValueError as error:
+        raise _unfit(path, str(error)) from error
+    model = _build("ViT-B-32", name, {**options, "load_weights": False}, force_quick_gelu=True, **config)
+    if not options["load_weights"]:
+        return model
+    print(
+        f"{name}: QuickGELU is assumed, as in OpenAI's weights; for weights trained with GELU set MODEL.BACKBONE.NAME "
+        f"to MODEL:FILE, e.g. ViT-B-16:{name}"
+    )
+    return _fill(model, state, path)
+
+
+def _unfit(path: str, why: str) -> ValueError:
+    return ValueError(
+        f"MODEL.BACKBONE.NAME: {path} is no file of OpenAI CLIP weights ({why}); for other open_clip weights give "
+        "MODEL:FILE"
+    )
+
+
+def _sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """open_clip's config of a model with these weights; KeyError names the first that is missing."""
+
+    def count(prefix: str) -> int:
+        return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
+
+    def side(key: str) -> int:
+        return round((len(state[key]) - 1) ** 0.5)
+
+    vision: dict[str, Any]
+    if "visual.layer1.0.conv1.weight" in state:
+        vision = {
+            "layers": [count(f"visual.layer{i}.") for i in (1, 2, 3, 4)],
+            "width": len(state["visual.layer1.0.conv1.weight"]),
+            "image_size": 32 * side("visual.attnpool.positional_embedding"),
+        }
+    else:
+        width, _, _, patch = state["visual.conv1.weight"].shape
+        vision = {
+            "layers": count("visual.transformer.resblocks."),
+            "width": width,
+            "patch_size": patch,
+            "image_size": patch * side("visual.positional_embedding"),
+        }
+    width = len(state["ln_final.weight"])
+    text = {
+        "context_length": len(state["positional_embedding"]),
+        "vocab_size": len(state["token_embedding.weight"]),
+        "width": width,
+        "heads": width // 64,
+        "layers": count("transformer.resblocks."),
+    }
+    return {"embed_dim": state["text_projection"].shape[1], "vision_cfg": vision, "text_cfg": text}
+
+
+def _kind(path: str | Path) -> str:
+    try:
+        return check_weights(path)
+    except ValueError as error:
+        raise ValueError(f"MODEL.BACKBONE.NAME: {error}") from None
+
+
+def _fill(model: Any, state: dict[str, torch.Tensor], path: str) -> Any:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise _unfit(path, reason(error)) from error
+    return model
+
+
+def _check_config(config: dict[str, Any], name: str) -> None:
+    """Refuse a text tower that is not CLIP's, and what a folder's config would fetch from elsewhere."""
+    text = config["text_cfg"]
+    odd = [f"{key} {text[key]}" for key, plain in _CLIP_TEXT.items() if (text.get(key) or plain) != plain]
+    if "multimodal_cfg" in config:
+        odd.append("multimodal_cfg")
+    if odd:
         raise ValueError(
-            f"MODEL.BACKBONE.NAME: {name!r} has the unknown tag {tag!r}; {architecture} has: {_tags(architecture)}"
+            f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's ({', '.join(odd)}); its tokens are "
+            "CLIP's, its blocks causal, its feature read at the end token. Use e.g. ViT-B/16, RN50 or "
+            "ViT-B-16:laion2b_s34b_b88k"
         )
+    if ":" in (config["vision_cfg"].get("timm_model_name") or ""):
+        raise ValueError(f"MODEL.BACKBONE.NAME: {name!r} has an image tower from elsewhere: timm_model_name")
+
+
+def _build(model: str, name: str, options: dict[str, Any], weights: str | None = None, **more: Any) -> Any:
+    import open_clip
+
+    wanted = options["load_weights"]
+
     # Random weights must not depend on what was drawn before, or training and testing would see two models.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             return open_clip.create_model(
-                architecture,
-                pretrained=tag if pretrained else None,
-                load_weights=pretrained,
-                precision=precision,
-                cache_dir=cache_dir,
+                model, pretrained=weights if wanted else None, require_pretrained=wanted, **options, **more
             )
         except Exception as error:
-            if not is_tag:
-                raise ValueError(
-                    f"MODEL.BACKBONE.NAME: cannot build {name!r}: {type(error).__name__}: {error}"
-                ) from error
+            if not str(error).startswith("Failed to download"):
+                raise ValueError(f"MODEL.BACKBONE.NAME: cannot build {name!r}: {reason(error)}") from error
             raise ConnectionError(
                 f"MODEL.BACKBONE.NAME: the weights of {name!r} are not on this machine and could not be "
-                f"downloaded ({type(error).__name__}). With network access, run again; without, copy the weight "
+                f"downloaded ({reason(error)}). With network access, run again; without, copy the weight "
                 "file here and set MODEL.BACKBONE.NAME to its path (or to MODEL:FILE for open_clip weights); "
                 "MODEL.BACKBONE.PRETRAINED False gives random weights"
             ) from error
-
-
-def _openai_file(path: str, precision: str) -> Any:
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-    from open_clip.model import build_model_from_openai_state_dict, convert_weights_to_lp
-
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"MODEL.BACKBONE.NAME: weight file {path} does not exist")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            try:
-                state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-            except RuntimeError:  # not a TorchScript archive
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(state.get("state_dict", state))
-        if "visual.layer1.0.conv1.weight" in state:
-            raise ValueError("it holds a ResNet; GOPro needs a ViT (transformer blocks)")
-        cast = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        model = build_model_from_openai_state_dict(state, cast_dtype=cast).float()
-    except Exception as error:
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME: {path} is no file of OpenAI CLIP weights ({type(error).__name__}: {error}); "
-            "for other open_clip weights give MODEL:FILE"
-        ) from error
-    if cast is not None:
-        convert_weights_to_lp(model, dtype=cast)
-    model.visual.image_mean, model.visual.image_std = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-    return model

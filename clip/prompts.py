@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import finish, project_heads, rows_in_cache
+from .memory import free_memory
 from .prompt_tree import PromptTree
 
 
@@ -93,25 +93,6 @@ def _run_block(
         ends = [torch.unflatten(rows[:split], 0, (batch, -1))[:, tree.eot].flatten(0, 1) for rows in (x, attended)]
         x, attended = ends
     return finish(block, x, attended)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken on the device now, a container's limit respected; 8 GiB where the system does not say."""
-    if device.type == "cuda":  # what the allocator holds for itself is as good as free
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 8 * 2**30
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, min(free, limit - used + int(stat["inactive_file"])))  # the kernel gives its file cache back
-    except (OSError, KeyError, ValueError):  # no such group, or its limit is "max"
-        return free
 
 
 def kept_bytes(rows: int, width: int, itemsize: int) -> int:

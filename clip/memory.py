@@ -1,0 +1,23 @@
+"""How much memory is free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be taken on the device now; on a CPU a container's limit is respected."""
+    if device.type == "cuda":  # what the allocator holds for itself is as good as free
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")  # psutil sees the whole machine
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return free
+    return max(0, min(free, limit - used + int(stat["inactive_file"])))  # the kernel gives its file cache back
