@@ -22,10 +22,7 @@ def test_choose_names_what_came_what_is_close_and_what_is_allowed():
     ("word", "is_key"),
     [
         *((word, True) for word in ("OPTIM.LR", "DATALOADER.TRAIN_X.BATCH_SIZE", "TRAINER.Own.key", "OPTIM.LRR")),
-        *(
-            (word, False)
-            for word in ("PACS", "VOC2007", "2019", "A_B", "art_painting", "1.5", "images.d", "", "A.")
-        ),
+        *((word, False) for word in ("PACS", "VOC2007", "2019", "A_B", "art_painting", "1.5", "images.d", "", "A.")),
     ],
 )
 def test_config_keys_among_other_words(word, is_key):
