@@ -133,8 +133,8 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler 
             raise ValueError(f"OPTIM.STEPSIZE must hold an integer for single_step, got {size!r}")
         scheduler = StepLR(optimizer, step_size=size if size > 0 else max_epoch, gamma=optim_cfg.GAMMA)
     elif name == "multi_step":
-        if not optim_cfg.STEPSIZE or any(not isinstance(epoch, int) or epoch < 1 for epoch in optim_cfg.STEPSIZE):
-            raise ValueError(f"OPTIM.STEPSIZE must hold epochs from 1 on for multi_step, got {optim_cfg.STEPSIZE!r}")
+        if not all(isinstance(epoch, int) for epoch in optim_cfg.STEPSIZE):  # 2.5 would never be reached
+            raise ValueError(f"OPTIM.STEPSIZE must hold integers for multi_step, got {optim_cfg.STEPSIZE!r}")
         scheduler = MultiStepLR(optimizer, milestones=list(optim_cfg.STEPSIZE), gamma=optim_cfg.GAMMA)
     else:
         scheduler = CosineAnnealingLR(optimizer, max_epoch)

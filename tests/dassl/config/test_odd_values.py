@@ -46,7 +46,8 @@ KEYS = sorted(set(flatten(get_cfg_default())) - {"DATASET.NAME", "TRAINER.NAME",
 def try_value(
     make_cfg: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, str], None]:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(run_folder, "git_commit", lambda: "")
     monkeypatch.setattr(trainers, "add_config", lambda cfg: cfg.TRAINER.__setitem__("TOY", make_cfg().TRAINER.TOY))
     default = flatten(get_cfg_default())

@@ -124,8 +124,8 @@ def test_warm_up_of_one_epoch_is_the_published_recipe() -> None:
         (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH must be at least 1, got 0"),
         (("OPTIM.STEPSIZE", "(0.5,)"), "OPTIM.STEPSIZE must hold an integer for single_step, got 0.5"),
         (
-            ("OPTIM.LR_SCHEDULER", "multi_step"),
-            r"OPTIM.STEPSIZE must hold epochs from 1 on for multi_step, got \(-1,\)",
+            ("OPTIM.LR_SCHEDULER", "multi_step", "OPTIM.STEPSIZE", "(1, 2.5)"),
+            r"OPTIM.STEPSIZE must hold integers for multi_step, got \(1, 2.5\)",
         ),
         (("OPTIM.STEPSIZE", "()"), "OPTIM.STEPSIZE must hold an integer for single_step, got "),
         (
