@@ -123,7 +123,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
         given["SEED"] = args.seed
     merge_opts(cfg, [item for pair in given.items() for item in pair])
     merge_opts(cfg, args.opts)
-    check_values(cfg, {**RULES, **getattr(trainers, "RULES", {})})
+    check_values(cfg, {**RULES, **trainers.RULES})
     cfg.freeze()
     return cfg
 

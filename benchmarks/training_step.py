@@ -90,7 +90,7 @@ class Naive:
         """The largest number of classes that fits, up to `classes`."""
         import torch
 
-        from clip.prompts import free_memory
+        from clip.memory import free_memory
 
         wanted = min(classes, QUICK_FITTING) if self.args.quick else classes
         return measure.largest_fitting(wanted, self.need, free_memory(torch.device(self.args.device)))

@@ -13,7 +13,7 @@ from benchmarks import machine, measure, record
 from benchmarks.class_names import class_names
 from benchmarks.measure import SHARE, largest_fitting, line, relative_error, require
 from clip import encode
-from clip.prompts import free_memory
+from clip.memory import free_memory
 
 
 def test_measure_alternates_and_leaves_the_first_run_out():
