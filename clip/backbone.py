@@ -223,4 +223,5 @@ class FrozenCLIP(nn.Module):
         nodes = text.token_embedding(tree.tokens).float() + positions[length + tree.depths]
         hidden = encode_prompts(self._text_blocks, prefix, nodes, tree, budget)
         projection: torch.Tensor = text.text_projection
-        return (text.ln_final(hidden).to(projection.dtype) @ projection).float()
+        features: torch.Tensor = text.ln_final(hidden).to(projection.dtype) @ projection
+        return features.float()

@@ -16,12 +16,8 @@ from torch import nn
 # On a CPU, what keeps no activations goes through in parts whose MLP layer has about this size: they stay in the cache,
 # and the allocator takes them from its pool, where each larger array costs fresh pages of the system.
 PART_BYTES = 10 * 2**20
-_READ = {
-    f"{layer}.{part}"
-    for layer in ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-    for part in ("weight", "bias")
-}
-_READ |= {"attn.in_proj_weight", "attn.in_proj_bias"}
+_LAYERS = ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+_READ = {"attn.in_proj_weight", "attn.in_proj_bias"} | {f"{x}.{y}" for x in _LAYERS for y in ("weight", "bias")}
 QUICK = 1.702  # QuickGELU(x) = x sigmoid(1.702 x)
 
 

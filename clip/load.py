@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -235,7 +236,7 @@ def _sizes(state: dict[str, torch.Tensor]) -> dict[str, Any]:
         return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
     def side(key: str) -> int:
-        return round((len(state[key]) - 1) ** 0.5)
+        return math.isqrt(len(state[key]))
 
     vision: dict[str, Any]
     if "visual.layer1.0.conv1.weight" in state:
