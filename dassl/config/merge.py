@@ -12,11 +12,11 @@ import yaml
 from yacs.config import CfgNode
 
 
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """All leaves by dotted name, e.g. {"OPTIM.LR": 0.002}."""
+def flatten(cfg: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All leaves of a config, or of its plain tree, by dotted name, e.g. {"OPTIM.LR": 0.002}."""
     leaves: dict[str, Any] = {}
     for key, value in cfg.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             leaves.update(flatten(value, f"{prefix}{key}."))
         else:
             leaves[prefix + key] = value

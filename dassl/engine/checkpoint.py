@@ -10,22 +10,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-# Keys that may differ between a run and its continuation, since they change no result.
-FREE_KEYS = {
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATASET.SPLIT_FILE",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.BATCH_SIZE",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TEST.PER_CLASS_RESULT",
-    "TEST.COMPUTE_CMAT",
-    "TEST.NO_TEST",
-}
+from dassl.config.free_keys import FREE_KEYS
 
 
 class OtherConfigError(ValueError):

@@ -37,7 +37,7 @@ def make_record(dataset: str, trainer: str, seed: int, accuracy: float, **change
         **own,
         "backbone": "tiny",
         "config": "tiny",
-        "eval_only": False,
+        "eval_only": trainer == "ZeroshotCLIP",
     }
     record |= {
         "train": own if trainer != "ZeroshotCLIP" else None,
@@ -70,6 +70,9 @@ def add_run(tmp_path: Path) -> Callable[..., Path]:
         shots = "shots_0" if trainer == "ZeroshotCLIP" else "shots_16"
         folder = tmp_path / task / f"{kind}_{classes}" / name / shots / trainer / "tiny" / f"seed{seed}"
         record = make_record(dataset, trainer, seed, accuracy, subsample_classes=classes, **changes)
+        record["eval_only"] = kind == "test"
+        if record["train"] and classes == "new":
+            record["train"] = {**record["train"], "subsample_classes": "base"}
         return write_run(folder, record)
 
     return add

@@ -46,7 +46,7 @@ def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
         (lambda folder: (folder / "results.json").unlink(), "finished, but without results.json"),
         (lambda folder: (folder / "results.json").write_text("{"), "Expecting"),
         (lambda folder: (folder / "results.json").write_text("[1]"), "no record of schema 1"),
-        (lambda folder: (folder / "results.json").write_text('{"schema": 2}'), "no record of schema 1"),
+        (lambda folder: (folder / "results.json").write_text('{"schema": 3}'), "no record of schema 1"),
         (lambda folder: (folder / "results.json").write_text('{"schema": 1}'), "no usable field 'train'"),
         (lambda folder: (folder / "results.json").write_bytes(b"\xff\xfe"), "decode"),
         (lambda folder: edit(folder, results={"accuracy": None}), "no usable field"),
@@ -55,7 +55,7 @@ def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
         (lambda folder: edit(folder, seed=7), "of another run: GOPro, seed 7"),
         (lambda folder: edit(folder, source_domains=3), "no usable field"),
         (lambda folder: fail(folder, '{"error": "ValueError: NaN loss\\nmore", "when": "now"}'), "NaN loss"),
-        (lambda folder: fail(folder, "[]"), "no attribute"),
+        (lambda folder: fail(folder, "[]"), "failed.json holds a list"),
     ],
 )
 def test_wrong_files_are_named_and_do_not_count(add_run, tmp_path, change, reason):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dassl.config import flatten
 from dassl.engine import Run, TrainerBase, build_trainer, run
 from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
@@ -21,7 +22,7 @@ MakeCfg = Callable[..., Any]
 RESULT_KEYS = {
     *("schema", "config", "trainer", "dataset", "subsample_classes", "source_domains", "target_domains", "num_shots"),
     *("seed", "backbone", "eval_only", "train", "epoch", "split", "num_classes", "num_images", "results", "per_class"),
-    "train_time_sec",
+    *("train_time_sec", "settings", "test_images"),
 }
 
 
@@ -101,14 +102,18 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
     results = json.loads((folder / "results.json").read_text())
     assert set(results) == RESULT_KEYS
     expected = {
-        **{"schema": 1, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
+        **{"schema": 2, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
         **{"source_domains": [], "target_domains": [], "num_shots": 2, "seed": 1, "eval_only": False, "epoch": 3},
         **{"split": "test", "num_classes": 3, "num_images": 9},
     }
     assert {key: results[key] for key in expected} == expected
     assert set(results["train"]) == {
-        *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed"),
+        *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed", "settings"),
     }
+    assert results["settings"] == results["train"]["settings"] == flatten(yaml.safe_load(cfg.dump())) | {
+        "DATASET.ROOT": os.path.realpath(cfg.DATASET.ROOT)
+    }
+    assert re.fullmatch(r"[0-9a-f]{12}", results["test_images"])
     assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1"}
     assert set(results["per_class"]) == {"blue", "green", "red"}
     assert results["train_time_sec"] > 0
