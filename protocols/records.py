@@ -351,13 +351,11 @@ def data_labels(found: set[Data]) -> dict[Data, str]:
     labels = {}
     for data in found:
         rivals = [other for other in found if other.dataset == data.dataset]
-        details = [
-            tail(data.root, {other.root for other in rivals}),
-            tail(data.split_file, {other.split_file for other in rivals}) or "its own split",
-            f"images {data.images or 'not recorded'}",
-        ]
-        differs = [len({other[i] for other in rivals}) > 1 for i in (1, 2, 3)]
-        text = ", ".join(detail for detail, shown in zip(details, differs, strict=True) if shown)
+        roots, split_files = {other.root for other in rivals}, {other.split_file for other in rivals}
+        details = [tail(data.root, roots)] if len(roots) > 1 else []
+        details += [tail(data.split_file, split_files) or "its own split"] if len(split_files) > 1 else []
+        details += [f"images {data.images}"] if data.images else []
+        text = ", ".join(details)
         labels[data] = f" ({text})" if text else ""
     return labels
 

@@ -188,7 +188,7 @@ def check_finished(run: Job) -> None:
         default, now = flatten(defaults), flatten(train.build_config(train.parse_args(list(run.argv))))
     except (ValueError, OSError) as error:
         raise RunError(f"{run.folder} is finished, but cannot be compared with this command: {error}") from None
-    # A trainer sets the backbone's own; a key that came later had its default; a method that came later was not read.
+    # A trainer sets the backbone's own keys; a key that the code got later had its default.
     free = FREE_KEYS | {"INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"}
     if now["DATASET.NAME"] == OWN_IMAGES:
         free -= {"DATASET.ROOT", "DATASET.SPLIT_FILE"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 NAMES = {"oxford_pets": "OxfordPets", "dtd": "DescribableTextures", "imagenet": "ImageNet", "pacs": "PACS"}
+NAMES["image_folder"] = "ImageFolder"
 
 
 def registry_name(stem: str) -> str:
@@ -74,5 +75,19 @@ def add_run(tmp_path: Path) -> Callable[..., Path]:
         if record["train"] and classes == "new":
             record["train"] = {**record["train"], "subsample_classes": "base"}
         return write_run(folder, record)
+
+    return add
+
+
+@pytest.fixture
+def add_known(add_run: Callable[..., Path]) -> Callable[..., Path]:
+    """Adds a run of schema 2: `settings` are those of the run, `trained` those of the training."""
+
+    def add(*where: Any, settings: dict[str, Any], trained: dict[str, Any] | None = None, **changes: Any) -> Path:
+        folder = add_run(*where, **changes)
+        record = json.loads((folder / "results.json").read_text()) | {"schema": 2, "settings": settings}
+        record["train"] = record["train"] and record["train"] | {"settings": trained or settings}
+        (folder / "results.json").write_text(json.dumps(record))
+        return folder
 
     return add

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from protocols import report
-from reporting.charts import draw_bars, wrap
-from reporting.tables import Cell, Panel, Table, csv_text, latex, markdown, terminal
+from reporting.charts import draw, save, wrap
+from reporting.tables import Cell, Heatmap, Panel, Table, csv_text, latex, markdown, terminal
 
 
 @pytest.fixture
@@ -94,11 +94,30 @@ def test_tables_go_into_the_readmes_section(add_run, tmp_path, capsys):
     assert f"<!-- {tmp_path.name}:begin -->" in capsys.readouterr().err
 
 
-def test_bars_reach_their_values():
-    picture = draw_bars(Panel("t", ["one", "two"], {"a": [Cell(80.0), None], "b": [Cell(40.0, 2.0), Cell(0.0)]}))
-    blue = (np.asarray(picture)[120:] == (0x2F, 0x6D, 0xB5)).all(2).sum(0)  # per column, below the legend
-    assert blue.max() == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
+def test_bars_reach_their_values(tmp_path):
+    panel = Panel("t", ["one", "two"], {"a": [Cell(80.0), None], "b": [Cell(40.0, 2.0), Cell(0.0)]}, {"b"})
+    (axes,) = draw([panel]).axes
+    bars = {(bar.get_facecolor()[:3], round(bar.get_x())): bar.get_height() for bar in axes.patches}
+    blue, grey = ((0x2F / 255, 0x6D / 255, 0xB5 / 255), (0x98 / 255, 0xA1 / 255, 0xAD / 255))
+    assert bars == {(blue, 0): 80.0, (grey, 0): 40.0, (grey, 1): 0.0}
+    assert axes.get_ylim() == (0, 100)
+    segments = [segment for lines in axes.collections for segment in lines.get_segments()]
+    assert [s[:, 1].tolist() for s in segments if s.size and np.isfinite(s).all()] == [[38.0, 42.0]]
+    save([panel], tmp_path / "bars.png")
+    picture = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB"))
+    columns = (picture[120:] == (0x2F, 0x6D, 0xB5)).all(2).sum(0)  # per column, below the legend
+    assert columns.max() == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
     assert wrap("average of 10", 30).count("\n") >= 1
+
+
+def test_pdf_charts_are_vectors_and_names_are_no_formulas(tmp_path):
+    names = ["$5", "a $_ b"]
+    save(
+        [Panel("t$^", names, {"x$": [Cell(1.0), None]}), Heatmap("m", names, [[100.0, 0.0], [0.0, 0.0]])],
+        tmp_path / "a.pdf",
+    )
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and b"/Subtype /Image" not in content
 
 
 def test_a_folder_of_seeds(add_run, tmp_path, capsys):
