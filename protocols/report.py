@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import warnings
 from pathlib import Path
 from statistics import fmean
 
@@ -79,7 +80,9 @@ def read_matrix(path: Path, classes: int) -> list[list[float]]:
     import torch  # only here, because it takes seconds
 
     try:
-        matrix = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that are refused below
+            matrix = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file, or one with code in it, raises whatever torch stumbles over
         raise ValueError(f"{path} cannot be read as a confusion matrix: {type(error).__name__}") from None
     if not isinstance(matrix, torch.Tensor) or matrix.layout != torch.strided or matrix.is_complex():

@@ -66,9 +66,11 @@ def test_published_recipe():
     assert (node.VARIANT, node.W_SEM, node.W_CON, node.TEMPERATURE, node.PREC) == ("paper", 1.0, 0.1, 0.1, "fp16")
 
 
-@pytest.mark.parametrize("section", ["demo", "mini", "performance"])
-def test_sections_that_programs_write_stand_once_in_the_readme(section):
-    assert "new table" in readme.put(README, section, "new table")
+@pytest.mark.parametrize(
+    ("file", "section"), [("README.md", "demo"), ("docs/results.md", "mini"), ("README.md", "performance")]
+)
+def test_sections_that_programs_write_stand_once_in_their_file(file, section):
+    assert "new table" in readme.put((ROOT / file).read_text(), section, "new table")
 
 
 def test_the_readmes_performance_section_is_that_of_the_records():

@@ -1,5 +1,6 @@
 import csv
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -85,6 +86,12 @@ def test_tables_go_into_the_readmes_section(add_run, tmp_path, capsys):
     written = file.read_text()
     assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 0
     assert file.read_text() == written
+    assert report.main([str(tmp_path), "--check", str(file), "--section", "mini"]) == 0
+    file.write_text(written.replace("68.57", "99.99"))
+    capsys.readouterr()
+    assert report.main([str(tmp_path), "--check", str(file), "--section", "mini"]) == 1
+    assert f"section mini is not that of {tmp_path}" in capsys.readouterr().out
+    assert "99.99" in file.read_text()
     for wrong in (written + written, written.replace(end, ""), "nothing"):
         file.write_text(wrong)
         assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 2
@@ -187,3 +194,36 @@ def test_paper_on_the_command_line(add_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "dtd,ZeroshotCLIP,50.0,,1,,,53.24,59.9,56.37,-3.24,," in result.stdout
     assert "missing: ZeroshotCLIP on dtd (new classes): all runs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a confusion matrix: EOFError"),
+        (b"PK\x03\x04 cut off", "cannot be read as a confusion matrix"),
+        (pickle.dumps(Path, 2), "cannot be read as a confusion matrix: UnpicklingError"),
+        ({"a": torch.eye(3)}, "holds no confusion matrix but a dict"),
+        (torch.eye(3).to_sparse(), "holds no confusion matrix"),
+        (torch.eye(4), "has shape (4, 4), but results.json has 3 classes"),
+        (torch.ones(3), "has shape (3,)"),
+        (torch.full((3, 3), torch.nan), "holds numbers that are no counts"),
+        (-torch.eye(3), "holds numbers that are no counts"),
+    ],
+)
+def test_a_damaged_or_hostile_matrix_is_named_in_one_line(add_run, capsys, content, message):
+    folder = add_run("base2new", "train", "shapes", "GOPro", 1, 80.0)
+    if isinstance(content, bytes):
+        (folder / "cmat.pt").write_bytes(content)
+    else:
+        torch.save(content, folder / "cmat.pt")
+    assert report.main(["--run", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder / 'cmat.pt'} ") and message in line
+
+
+def test_start_loads_nothing_that_only_some_reports_need(add_run, tmp_path):
+    add_run("base2new", "test", "dtd", "ZeroshotCLIP", 1, 50.0, "base")
+    code = "import sys; from protocols import report; report.main([sys.argv[1]])\n"
+    code += "sys.exit(bool({'torch', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, cwd=Path(report.__file__).parents[1], capture_output=True).returncode == 0

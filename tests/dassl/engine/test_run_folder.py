@@ -110,9 +110,11 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
     assert set(results["train"]) == {
         *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed", "settings"),
     }
-    assert results["settings"] == results["train"]["settings"] == flatten(yaml.safe_load(cfg.dump())) | {
-        "DATASET.ROOT": os.path.realpath(cfg.DATASET.ROOT)
-    }
+    assert (
+        results["settings"]
+        == results["train"]["settings"]
+        == flatten(yaml.safe_load(cfg.dump())) | {"DATASET.ROOT": os.path.realpath(cfg.DATASET.ROOT)}
+    )
     assert re.fullmatch(r"[0-9a-f]{12}", results["test_images"])
     assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1"}
     assert set(results["per_class"]) == {"blue", "green", "red"}
