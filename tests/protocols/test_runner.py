@@ -346,7 +346,7 @@ def test_words_that_change_nothing_leave_a_finished_run(finished, tmp_path, caps
 )
 def test_other_arguments_for_a_finished_run_are_refused_before_any_work(finished, fake_train, capsys, command):
     words = ["--seeds", "2", "1", "OPTIM.LR", "0.5", "--transforms", "normalize"]
-    assert runner.main([*command.split(), *words]) == 2
+    assert runner.main([*command, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "seed1 holds a finished run with another config" in line
     assert "OPTIM.LR was 0.002, is 0.5 now" in line
