@@ -21,6 +21,7 @@ demo: $(VENV)/.installed ## Train and test GOPro and zero-shot CLIP on the embed
 	@echo "== Demo: GOPro and zero-shot CLIP, base-to-new, on images that are drawn into data/ on the first run"
 	@$(SCRIPT) DATASETS=shapes TRAINER="GOPro ZeroshotCLIP" OUTPUT=$(DEMO) bash scripts/benchmark.sh base2new
 	@$(PY) scripts/report.py $(DEMO) --chart $(DEMO)/base2new.png
+	@echo "The README gets this table by: $(PY) scripts/report.py $(DEMO) --readme README.md"
 	@echo "Learning curves: $(VENV)/bin/tensorboard --logdir $(DEMO)"
 	@echo "Finished runs are kept and skipped next time. To start over: rm -r $(DEMO)"
 
@@ -30,7 +31,7 @@ mini-benchmark: $(VENV)/.installed ## Run all three protocols on the embedded se
 	  $(SCRIPT) DATASETS=embedded TRAINER="GOPro ZeroshotCLIP" OUTPUT=$(MINI) bash scripts/benchmark.sh $$task || exit 1; \
 	done
 	@$(PY) scripts/report.py $(MINI) --chart $(MINI)/tables.png
-	@echo "The README gets these tables by: $(PY) scripts/report.py $(MINI) --readme README.md"
+	@echo "docs/results.md gets these tables by: $(PY) scripts/report.py $(MINI) --readme docs/results.md"
 	@echo "Finished runs are kept and skipped next time. To start over: rm -r $(MINI)"
 
 test: $(VENV)/.installed-dev ## Run the tests

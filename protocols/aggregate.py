@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from protocols import definitions
-from protocols.records import Method, Run
+from protocols.records import TESTED_WITH, Method, Result
 from reporting.tables import Cell, Panel, Table
 
 PAPER_NAMES = {"ZeroshotCLIP": "CLIP"}  # our trainer -> the paper's method, where they differ
@@ -18,23 +18,15 @@ TITLES = {
     "cross-dataset": "Cross-dataset transfer",
     "domain-generalization": "Domain generalization",
 }
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-# fmt: off
-T_QUANTILES = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)
-# fmt: on
 
 
 def interval(values: list[float]) -> float | None:
-    """Half-width of the 95 % interval of the mean; None for a single value."""
-    n = len(values)
-    if n < 2:
+    """Half-width of the 95 % interval of the mean (Student's t); None for a single value."""
+    if len(values) < 2:
         return None
-    z = 1.959964
-    t = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else z + (z**3 + z) / (4 * (n - 1))
-    return t * stdev(values) / math.sqrt(n)
+    from scipy.special import stdtrit  # only here, because it takes a while
+
+    return float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -49,15 +41,32 @@ def labels(methods: Iterable[Method]) -> dict[Method, str]:
         rivals = [other for other in ordered if other.trainer == method.trainer]
         details = [method.config, f"{method.shots} shots", method.backbone]
         differs = [len({other[i] for other in rivals}) > 1 for i in (1, 2, 3)]
-        text = ", ".join(detail for detail, shown in zip(details, differs, strict=True) if shown)
-        result[method] = f"{method.trainer} ({text})" if text else method.trainer
+        shown = [detail for detail, differ in zip(details, differs, strict=True) if differ]
+        shown += settings_that_differ(method, [other for other in rivals if other[:4] == method[:4]])
+        result[method] = f"{method.trainer} ({', '.join(shown)})" if shown else method.trainer
     return result
+
+
+def settings_that_differ(method: Method, rivals: list[Method]) -> list[str]:
+    """The settings of a method that tell it from its rivals, such as "W_CON 0.5"."""
+    if not method.settings:
+        return ["settings not recorded"] if len(rivals) > 1 else []
+    tables = [dict(rival.settings) for rival in rivals if rival.settings]
+    keys = sorted({key for table in tables for key in table if len({other.get(key) for other in tables}) > 1})
+    own, found = dict(method.settings), []
+    for key in keys:
+        if key in own or not key.startswith(TESTED_WITH):
+            last = key.rpartition(".")[2]
+            short = key if sum(other.endswith(f".{last}") for other in keys) > 1 else last
+            prefix = TESTED_WITH if key.startswith(TESTED_WITH) and not short.startswith(TESTED_WITH) else ""
+            found.append(f"{prefix}{short} {own.get(key, 'not set')}".replace('"', ""))
+    return found
 
 
 class Cells:
     """The runs of one table, looked up by method, data set and classes; notes what is missing."""
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[Result]) -> None:
         self.runs: dict[tuple[Method, str, str], dict[int, float]] = {}
         for run in runs:
             self.runs.setdefault((run.method, run.name, run.classes), {})[run.seed] = run.accuracy
@@ -121,7 +130,7 @@ def published_by(paper: dict[str, Any], task: str, method: Method) -> dict[str, 
     return methods.get(PAPER_NAMES.get(method.trainer, method.trainer), {})
 
 
-def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | None) -> Table:
+def base2new_table(runs: list[Result], names: list[str], paper: dict[str, Any] | None) -> Table:
     """Base, new and HM per data set and method; `names` are the data sets that the protocol has."""
     cells = Cells(runs)
     title = TITLES["base2new"]
@@ -165,7 +174,7 @@ def base2new_table(runs: list[Run], names: list[str], paper: dict[str, Any] | No
     return table
 
 
-def transfer_table(runs: list[Run], task: str, source: str, paper: dict[str, Any] | None) -> Table:
+def transfer_table(runs: list[Result], task: str, source: str, paper: dict[str, Any] | None) -> Table:
     """Accuracy on the source and the targets of one training set, one column per method."""
     experiments = definitions.experiments(task, source)
     names = list(dict.fromkeys(test.name("test") for experiment in experiments for test in experiment.tests))
@@ -198,31 +207,33 @@ def transfer_table(runs: list[Run], task: str, source: str, paper: dict[str, Any
     return table
 
 
-def list_table(title: str, runs: list[Run], root: Path) -> Table:
+def list_table(title: str, runs: list[Result], root: Path) -> Table:
     """Mean accuracy per folder of seeds, for runs of no protocol."""
-    groups: dict[Path, list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Result]] = {}
     for run in runs:
-        groups.setdefault(run.folder.parent if run.folder.name.startswith("seed") else run.folder, []).append(run)
+        folder = run.folder.parent if run.folder.name.startswith("seed") else run.folder
+        groups.setdefault((folder, *run.group), []).append(run)
+    names = labels(run.method for run in runs)
     table = Table(title, ["runs", "data set", "classes", "method", "accuracy", "seeds"], labels=4)
-    for folder, members in sorted(groups.items()):
+    for (folder, *_), members in sorted(groups.items(), key=lambda item: str(item[0])):
         values = [run.accuracy for run in members]
         first, seeds = members[0], ", ".join(str(seed) for seed in sorted(run.seed for run in members))
         cell = Cell(fmean(values), interval(values), len(values))
         where = str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
-        table.rows.append([where, first.name, first.classes, first.method.trainer, cell, seeds])
+        table.rows.append([where, first.name, first.classes, names[first.method], cell, seeds])
     return table
 
 
-def all_tables(runs: list[Run], root: Path, paper: dict[str, Any] | None) -> list[Table]:
+def all_tables(runs: list[Result], root: Path, paper: dict[str, Any] | None) -> list[Table]:
     """The tables that `runs` fill; no run is left out."""
     tables: list[Table] = []
     used: set[Path] = set()
 
-    def add(table: Table, members: list[Run]) -> None:
+    def add(table: Table, members: list[Result]) -> None:
         used.update(run.folder for run in members)
         tables.append(table)
 
-    halves = [run for run in runs if run.classes in ("base", "new")]
+    halves = [run for run in runs if run.classes in ("base", "new") and is_test_of(run, "base2new", run.name)]
     known = {*definitions.REAL, *definitions.RENDERED}
     own = sorted({run.name for run in halves} - known)
     for names in (definitions.REAL, definitions.RENDERED, own):
@@ -230,11 +241,19 @@ def all_tables(runs: list[Run], root: Path, paper: dict[str, Any] | None) -> lis
             add(base2new_table(members, list(names), paper), members)
     for task in ("cross-dataset", "domain-generalization"):
         for source in definitions.sources(task):
-            tests = [test for experiment in definitions.experiments(task, source) for test in experiment.tests]
-            within = {test.name("test") for test in tests}
-            members = [r for r in runs if r.classes == "all" and r.name in within and r.source in (source, None)]
+            members = [run for run in runs if is_test_of(run, task, source)]
             if {run.name for run in members} - {source}:
                 add(transfer_table(members, task, source, paper), members)
     if rest := [run for run in runs if run.folder not in used]:
         add(list_table("Other runs", rest, root), rest)
     return tables
+
+
+def is_test_of(run: Result, task: str, source: str) -> bool:
+    """Whether a protocol has this test, with weights that were trained as it says, or with none."""
+    return any(
+        (run.name, run.classes) in [(test.name("test"), test.classes) for test in experiment.tests]
+        and run.source in (None, experiment.train.name("train"))
+        and run.source_classes in ("", experiment.train.classes)
+        for experiment in definitions.experiments(task, source)
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
+
+from dassl.names import choose
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,8 +40,6 @@ GROUPS = {
     "paper": {"base2new": REAL, "cross-dataset": REAL[:1], "domain-generalization": REAL[:1]},
     "embedded": {"base2new": RENDERED, "cross-dataset": RENDERED[:1], "domain-generalization": RENDERED[:1]},
 }
-# These learn nothing: no training, and one run stands for all seeds and shots.
-UNTRAINED = ("ZeroshotCLIP",)
 # Training on ImageNet serves two tasks and takes the longest: it is done once, in this task's folder.
 SHARED_TRAINING = {("domain-generalization", "imagenet"): "cross-dataset"}
 
@@ -116,11 +117,13 @@ def default_config(source: str) -> str:
     return "tiny" if source in RENDERED else "vit_b16"
 
 
-def choose(value: str, allowed: Iterable[str], what: str) -> str:
-    """Returns `value` if it is allowed; otherwise an error names the allowed ones, and the closest."""
-    allowed = list(allowed)
-    if value in allowed:
-        return value
-    close = difflib.get_close_matches(value, allowed, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ValueError(f"unknown {what}: {value!r}.{hint} Allowed: {', '.join(allowed)}")
+def trainers() -> list[str]:
+    """The methods that have configs."""
+    return sorted({path.parent.name for path in (ROOT / "configs" / "trainers").glob("[!_]*/*.yaml")})
+
+
+@functools.cache
+def learns(trainer: str) -> bool:
+    """Whether a method trains: one that does has an OPTIM node in a config; without, one run stands for all seeds."""
+    configs = sorted((ROOT / "configs" / "trainers" / trainer).glob("*.yaml"))
+    return any("OPTIM" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) for path in configs)

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dassl.names import choose
 from protocols import definitions
-from protocols.definitions import ROOT, Split, choose
+from protocols.definitions import ROOT, Split
 
 # Each is a variable of the environment and a flag, --data or the like, which wins.
 DEFAULTS = {
@@ -24,13 +25,18 @@ OWNED = {
     **{"--root": "DATA", "--seed": "SEEDS", "--config-file": "CFG"},
     **{"--dataset-config-file": "DATASET", "--output-dir": "OUTPUT", "--model-dir": "OUTPUT"},
     **{"DATASET.NUM_SHOTS": "SHOTS", "DATASET.SUBSAMPLE_CLASSES": "TASK", "--eval-only": "test.sh"},
+    **{"DATASET.ROOT": "DATA", "SEED": "SEEDS", "TRAINER.NAME": "TRAINER", "DATASET.NAME": "DATASET"},
+    **{"OUTPUT_DIR": "OUTPUT"},
 }
-KEY = re.compile(r"[A-Z]\w*(\.\w+)+|USE_CUDA|VERBOSE")
+KEY = re.compile(r"[A-Z][A-Z_0-9]*(\.[A-Z_0-9]+)+|USE_CUDA|VERBOSE|SEED|RESUME|OUTPUT_DIR")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment and the flags choose; `extra` goes to train.py, `datasets` is for benchmarks."""
+    """What the environment and the flags choose.
+
+    `datasets` is for benchmarks; `extra` goes to train.py: its flags, then KEY VALUE pairs, however they were mixed.
+    """
 
     data: Path
     output: Path
@@ -44,7 +50,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class Job:
     """One call of train.py; a test with empty `argv` was done at the end of the training in `folder`."""
 
     kind: str
@@ -79,7 +85,7 @@ def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
             target = rest
         target.append(word)
     for name, values in given.items():
-        if not values:
+        if not "".join(values):
             raise ValueError(f"--{name.lower()} needs a value")
     return {name: " ".join(values) for name, values in given.items()}, rest
 
@@ -90,29 +96,47 @@ def read_settings(words: list[str]) -> Settings:
     Raises:
         ValueError: a value is no number, or an argument belongs to a setting.
     """
-    flags, extra = split_flags(words)
-    for word in extra:
+    given, rest = split_flags(words)
+    for word in rest:
         if owner := OWNED.get(word.split("=")[0]):
             raise ValueError(f"{word} is set by {owner} here, because the run's folder depends on it")
-    values = {name: flags.get(name) or os.environ.get(name) or default for name, default in DEFAULTS.items()}
+    flags: list[str] = []
+    pairs: list[str] = []
+    remaining = iter(rest)
+    for word in remaining:
+        if not KEY.fullmatch(word):
+            flags.append(word)
+        elif (value := next(remaining, None)) is not None:
+            pairs += [word, value]
+        else:
+            raise ValueError(f"{word} needs a value")
+    values = {name: given.get(name) or os.environ.get(name) or default for name, default in DEFAULTS.items()}
     for name, form in (("SEEDS", r"\d+(\s+\d+)*"), ("SHOTS", r"\d+")):
         if not re.fullmatch(form, values[name].strip()):
             what = "whole numbers with spaces between them" if name == "SEEDS" else "one whole number"
             raise ValueError(f"{name} must be {what}, got {values[name]!r}")
     return Settings(
-        data=Path(values["DATA"]).absolute(),
-        output=Path(values["OUTPUT"]).absolute(),
+        data=absolute("DATA", values["DATA"]),
+        output=absolute("OUTPUT", values["OUTPUT"]),
         seeds=tuple(dict.fromkeys(map(int, values["SEEDS"].split()))),
         shots=int(values["SHOTS"]),
         trainers=tuple(values["TRAINER"].split()),
         cfg=values["CFG"],
         datasets=values["DATASETS"],
         dry_run=bool(os.environ.get("DRY_RUN")),
-        extra=tuple(extra),
+        extra=(*flags, *pairs),
     )
 
 
-def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[Run]:
+def absolute(name: str, value: str) -> Path:
+    """The absolute path of a folder that a setting names; ~ is a home folder."""
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{name} names the home folder of no user: {value!r}") from None
+
+
+def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[Job]:
     """All runs of `task` whose weights come from `source`, each training before its tests.
 
     With `retest`, the training's own split is tested once more instead of taken from the training's record.
@@ -120,29 +144,29 @@ def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[R
     runs = []
     for trainer in opts.trainers:
         configs = ROOT / "configs" / "trainers"
-        choose(trainer, sorted(path.name for path in configs.iterdir() if path.is_dir()), "trainer (TRAINER)")
+        choose(trainer, definitions.trainers(), "trainer (TRAINER)")
         cfg = opts.cfg or definitions.default_config(source)
         choose(cfg, sorted(path.stem for path in (configs / trainer).glob("*.yaml")), f"config (CFG) of {trainer}")
-        learns = trainer not in definitions.UNTRAINED
+        learns = definitions.learns(trainer)
         tail = Path(f"shots_{opts.shots if learns else 0}", trainer, cfg)
         for experiment in definitions.experiments(task, source):
             for seed in opts.seeds if learns else opts.seeds[:1]:
-                training = make_run(opts, "train", experiment.home, experiment.train, tail, seed)
+                training = make_job(opts, "train", experiment.home, experiment.train, tail, seed)
                 runs += [training] if learns else []
                 for split in experiment.tests:
                     own = split == experiment.train
                     if own and learns and not retest:
-                        runs.append(Run("test", split, training.folder, (), training.folder))
+                        runs.append(Job("test", split, training.folder, (), training.folder))
                         continue
                     home = experiment.home if own else task
                     weights = training.folder if learns else None
-                    runs.append(make_run(opts, "test", home, split, tail, seed, weights))
+                    runs.append(make_job(opts, "test", home, split, tail, seed, weights))
     return runs
 
 
-def make_run(
+def make_job(
     opts: Settings, kind: str, task: str, split: Split, tail: Path, seed: int, weights: Path | None = None
-) -> Run:
+) -> Job:
     """The folder and train.py's arguments of one run; `tail` is shots_<k>/<trainer>/<config>."""
     name = split.name(kind)
     folder = opts.output / task / f"{kind}_{split.classes}" / name / tail / f"seed{seed}"
@@ -165,4 +189,4 @@ def make_run(
         keys += ["DATASET.NUM_SHOTS", str(opts.shots)]
     else:
         argv += ["--eval-only", *(["--model-dir", str(weights)] if weights else [])]
-    return Run(kind, split, folder, (*argv, *keys, *opts.extra[cut:]), weights)
+    return Job(kind, split, folder, (*argv, *keys, *opts.extra[cut:]), weights)

@@ -1,115 +1,369 @@
-"""Reads the records of runs (results.json) under a folder, and says which runs do not count."""
+"""Reads the records of runs (results.json) under a folder, and says which runs do not count.
+
+What a run is comes from its record alone, and everything that changes a result is part of it: the data set with its
+images, what was trained on, and every config key but dassl.config.free_keys. Records of schema 1 hold no config; for
+these it is read from the run's config.yaml, and what a test of theirs was trained with from the one training there is.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from dassl.config import flatten
+from dassl.config.free_keys import FREE_KEYS
 from protocols import definitions
 
 MARKERS = {".lock", "results.json", "config.yaml", "env.json", "failed.json", "done"}
+# Keys with a column, a row or a seed of their own; those of the images are compared apart.
+NAMED_KEYS = {"SEED", "VERSION", "TRAINER.NAME", "MODEL.BACKBONE.NAME"} | {
+    f"DATASET.{key}"
+    for key in ("NAME", "ROOT", "SPLIT_FILE", "SUBSAMPLE_CLASSES", "NUM_SHOTS", "SOURCE_DOMAINS", "TARGET_DOMAINS")
+}
+# Keys that a test reads; the others are those of its weights' training.
+TEST_KEYS = ("MODEL.", "TEST.", "TRAINER.", "INPUT.SIZE", "INPUT.INTERP", "INPUT.PIXEL", "INPUT.NO_T", "INPUT.TRANSF")
+TESTED_WITH = "tested with "
+OWN_IMAGES = "ImageFolder"  # its DATASET.ROOT says which images; elsewhere it only says where they lie
+
+Settings = tuple[tuple[str, str], ...]
+K = TypeVar("K")
 
 
 class Method(NamedTuple):
-    """What a row or column of a table compares; `shots` is 0 for a method that learns nothing."""
+    """What a row or column of a table compares.
+
+    Attributes:
+        trainer: Registry name.
+        config: Stem of its config file.
+        shots: Images per class; 0 for a method that learns nothing.
+        backbone: Its name or file.
+        settings: Every other key that changes its results with its value as JSON; empty where it is not known.
+    """
 
     trainer: str
     config: str
     shots: int
     backbone: str
+    settings: Settings = ()
+
+
+class Data(NamedTuple):
+    """Which images the name of a data set stands for; empty fields are not known, or make no difference."""
+
+    dataset: str
+    root: str = ""
+    split_file: str = ""
+    images: str = ""  # digest of the test images' paths, labels and class names
 
 
 @dataclass(frozen=True)
-class Run:
-    """One finished run: what was tested (`name` as in definitions.Split.name), how, and the result."""
+class Result:
+    """What a finished run left: what was tested (`name` as in definitions.Split.name), how, and the figures."""
 
     folder: Path
+    kind: str  # train (tested at its end) or test
     name: str
+    data: Data
     classes: str
     method: Method
-    seed: int
-    accuracy: float
-    source: str | None  # the data set trained on, by its config's name; None if nothing was learned
+    seed: int  # of the training, if there was one
+    figures: dict[str, float] = field(hash=False)
+    per_class: dict[str, float] = field(hash=False)
+    source: str | None  # the data set trained on, named like `name`; None if nothing was learned
+    source_data: Data | None
+    source_classes: str
+
+    @property
+    def accuracy(self) -> float:
+        return self.figures["accuracy"]
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """What the seeds of one experiment share."""
+        return self.name, self.data, self.classes, self.method, self.source, self.source_data, self.source_classes
 
 
 def dataset_stems() -> dict[str, str]:
     """Registry name of a data set -> name of its config file."""
     stems: dict[str, str] = {}
     for path in sorted((definitions.ROOT / "configs" / "datasets").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         stems.setdefault(content.get("DATASET", {}).get("NAME", ""), path.stem)
     return stems
 
 
-def step_of(folder: Path) -> str:
-    """What the scripts made the run folder for, "train" or "test"; empty if it is none of theirs."""
-    parts = folder.resolve().parts
-    step = parts[-6].partition("_")[0] if len(parts) > 6 else ""
-    return step if step in ("train", "test") else ""
-
-
-def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) -> Run:
-    """Makes a Run of a results.json.
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object.
 
     Raises:
-        ValueError: a field is missing or has a wrong type, or the record belongs to another folder.
+        ValueError: The file cannot be read, or holds something else; names it.
     """
-    if not isinstance(record, dict) or record.get("schema") != 1:
-        raise ValueError("results.json is no record of schema 1")
     try:
-        train = record["train"]
-        source = train and stems.get(train["dataset"], str(train["dataset"]).lower())
-        shots = int(train["num_shots"]) if train else 0
-        method = Method(record["trainer"], record["config"], shots, record["backbone"])
-        accuracy, seed = float(record["results"]["accuracy"]), int(record["seed"])
-        domains = [f"-{'+'.join(record[key] or [])}" for key in ("source_domains", "target_domains")]
-        name = stems.get(record["dataset"], str(record["dataset"]).lower())
-        classes = record["subsample_classes"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"results.json has no usable field {error}") from None
-    if not 0 <= accuracy <= 100:
-        raise ValueError(f"results.json has an accuracy of {accuracy}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__}, no record of schema 1 or 2")
+    return content
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The leaves of a run's config.yaml; {} where there is none.
+
+    Raises:
+        ValueError: The file cannot be read, or holds no config; names it.
+    """
+    try:
+        return flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"config.yaml cannot be read: {' '.join(str(error).split())}") from None
+
+
+def entry(tree: dict[str, Any], key: str, kind: type[K]) -> K:
+    """The value of a key.
+
+    Raises:
+        ValueError: It is missing or of another type.
+    """
+    value = tree.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # a bool is an int to Python
+        raise ValueError(f"results.json has no usable field {key!r}: {value!r:.60}")
+    return value
+
+
+def figures_of(record: dict[str, Any], key: str) -> dict[str, float]:
+    """A node of numbers by name.
+
+    Raises:
+        ValueError: It is missing, or one of its values is no number.
+    """
+    node = entry(record, key, dict)
+    try:
+        if odd := [name for name, value in node.items() if isinstance(value, bool | str)]:
+            raise TypeError(odd[0])
+        return {name: float(value) for name, value in node.items()}
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"results.json has no usable field of numbers {key!r}: {error}") from None
+
+
+def trained_settings(leaves: dict[str, Any]) -> dict[str, str]:
+    """The keys of a config that change a result and have no column of their own."""
+    return {key: json.dumps(leaves[key], default=str) for key in leaves.keys() - NAMED_KEYS - FREE_KEYS}
+
+
+def method_settings(leaves: dict[str, Any], train: dict[str, Any] | None, record: dict[str, Any]) -> Settings:
+    """What `Method.settings` holds of a record.
+
+    Args:
+        leaves: The run's own config.
+        train: The config that its weights were trained with: {} if unknown, None if nothing was learned.
+        record: The record.
+    """
+    own = trained_settings(leaves)
+    tested = {key: value for key, value in own.items() if key.startswith(TEST_KEYS)}
+    if train is None:
+        return tuple(sorted(tested.items()))
+    found = trained_settings(train)
+    if record["eval_only"] and found:
+        nodes = {"", *map(node_of, found)}
+        differs = [key for key in tested if found.get(key) != tested[key] and node_of(key) in nodes]
+        found |= {TESTED_WITH + key: tested[key] for key in differs}
+        if leaves.get("TEST.FINAL_MODEL") == "last_step" and record.get("epoch") != train.get("OPTIM.MAX_EPOCH"):
+            found[TESTED_WITH + "EPOCH"] = json.dumps(record.get("epoch"))
+    return tuple(sorted(found.items()))
+
+
+def split_of(tree: dict[str, Any], stems: dict[str, str], kind: str) -> tuple[str, str]:
+    """Data set by the name of its config, and with the domains that were trained or tested on."""
+    dataset = entry(tree, "dataset", str)
+    stem = stems.get(dataset, dataset.lower())
+    domains = [tree.get(key) or [] for key in ("source_domains", "target_domains")]
+    if any(not isinstance(d, list) or not all(isinstance(word, str) for word in d) for d in domains):
+        raise ValueError(f"results.json has no usable field of domains: {domains}")
+    return stem, definitions.Split(stem, "", tuple(domains[0]), tuple(domains[1])).name(kind)
+
+
+def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) -> Result:
+    """Makes a Result of a results.json.
+
+    Raises:
+        ValueError: A field is missing or has a wrong type, or the record belongs to another folder.
+    """
+    if record.get("schema") not in (1, 2):
+        raise ValueError(f"results.json is no record of schema 1 or 2, but of {record.get('schema')!r}")
+    old = record["schema"] == 1
+    train = entry(record, "train", dict) if record.get("train", "") is not None else None
+    tests_only, seed = entry(record, "eval_only", bool), entry(record, "seed", int)
+    leaves = read_config(folder) if old else entry(record, "settings", dict)
+    learned: dict[str, Any] | None = None  # the config of the training
+    if train:
+        learned = entry(train, "settings", dict) if not old else {} if tests_only else leaves
+    figures = figures_of(record, "results")
+    if not 0 <= figures.get("accuracy", math.nan) <= 100:
+        raise ValueError(f"results.json has an accuracy of {figures.get('accuracy')}")
+    method = Method(
+        entry(record, "trainer", str),
+        entry(record, "config", str),
+        entry(train, "num_shots", int) if train else 0,
+        entry(record, "backbone", str),
+        method_settings(leaves, learned, record),
+    )
     parts = folder.resolve().parts
-    if step_of(folder) and parts[-6].endswith(f"_{classes}"):
-        if (parts[-3], parts[-1]) != (method.trainer, f"seed{seed}"):
-            raise ValueError(f"results.json is of another run: {method.trainer}, seed {seed}")
-        name = parts[-5]
-        if len(domains[0]) > 1 and name.endswith(domains[0]):  # named after the domains it trained on
-            name = name.removesuffix(domains[0]) + domains[1]
-    return Run(folder, name, classes, method, seed, accuracy, source)
+    of_scripts = len(parts) > 6 and parts[-6].partition("_")[0] in ("train", "test")
+    if of_scripts and (parts[-3], parts[-1]) != (method.trainer, f"seed{seed}"):
+        raise ValueError(f"results.json is of another run: {method.trainer}, seed {seed}")
+    dataset, name = split_of(record, stems, "test")
+    source, source_name = split_of(train, stems, "train") if train else (None, None)
+    return Result(
+        folder=folder,
+        kind="test" if tests_only else "train",
+        name=name,
+        data=images_of(dataset, leaves, str(record.get("test_images", ""))),
+        classes=entry(record, "subsample_classes", str),
+        method=method,
+        seed=entry(train, "seed", int) if train and "seed" in train else seed,
+        figures=figures,
+        per_class=figures_of(record, "per_class"),
+        source=source_name,
+        source_data=images_of(source, learned or {}) if source else None,
+        source_classes=str(train.get("subsample_classes", "")) if train else "",
+    )
 
 
-def read_runs(root: Path) -> tuple[list[Run], list[str]]:
+def images_of(dataset: str, leaves: dict[str, Any], images: str = "") -> Data:
+    """The images that a config names."""
+    root, split_file = (os.path.expanduser(str(leaves.get(f"DATASET.{key}") or "")) for key in ("ROOT", "SPLIT_FILE"))
+    return Data(dataset, os.path.realpath(root) if os.path.isabs(root) else root, split_file, images)
+
+
+def read_folder(folder: Path, stems: dict[str, str]) -> Result:
+    """The result of a run's folder.
+
+    Raises:
+        ValueError: The run is not finished, or its record cannot be used.
+    """
+    if not (folder / "done").is_file():
+        if (folder / "failed.json").is_file():
+            error = str(read_object(folder / "failed.json").get("error") or "no reason given")
+            raise ValueError(f"failed: {error.strip().splitlines()[0]}")
+        raise ValueError("unfinished: no file 'done'")
+    if not (folder / "results.json").is_file():
+        raise ValueError("finished, but without results.json")
+    return parse_record(folder, read_object(folder / "results.json"), stems)
+
+
+def read_runs(root: Path) -> tuple[list[Result], list[str]]:
     """Reads all runs below `root`; returns them and a line for each folder that does not count."""
     stems, problems = dataset_stems(), []
-    runs: dict[tuple[object, ...], Run] = {}
+    found: list[Result] = []
     for folder_name, subfolders, files in os.walk(root):
         if not MARKERS & set(files):
-            subfolders.sort(reverse=True)  # train before test: a separate test replaces a training's own
+            subfolders.sort(reverse=True)
             continue
         subfolders.clear()
         folder = Path(folder_name)
-        label = folder.relative_to(root) if folder != root else folder
         try:
-            if "done" not in files:
-                if "failed.json" in files:
-                    error = json.loads((folder / "failed.json").read_text()).get("error", "")
-                    raise ValueError(f"failed: {str(error).splitlines()[0] if error else 'no reason given'}")
-                raise ValueError("unfinished: no file 'done'")
-            if "results.json" not in files:
-                raise ValueError("finished, but without results.json")
-            run = parse_record(folder, json.loads((folder / "results.json").read_text()), stems)
-        except (ValueError, AttributeError, OSError) as error:
-            problems.append(f"{label}: {error}")
+            found.append(read_folder(folder, stems))
+        except (ValueError, OSError) as error:
+            problems.append(f"{folder.relative_to(root) if folder != root else folder}: {error}")
+    results: dict[tuple[object, ...], Result] = {}
+    found = told_apart(found, stems.get(OWN_IMAGES, ""))
+    for result in sorted(found, key=lambda result: result.kind == "test"):  # a test replaces a training's own
+        key = (*result.group, result.seed)
+        if key in results and (results[key].kind, result.kind) != ("train", "test"):
+            label = result.folder.relative_to(root)
+            problems.append(f"{label}: left out, because {results[key].folder} holds the same run")
             continue
-        key = (run.name, run.classes, run.method, run.seed, run.source)
-        if key in runs and (step_of(runs[key].folder), step_of(folder)) != ("train", "test"):
-            problems.append(f"{label}: left out, because {runs[key].folder} holds the same run")
-            continue
-        runs[key] = run
-    return list(runs.values()), problems
+        results[key] = result
+    return list(results.values()), problems
+
+
+def told_apart(results: list[Result], own_images: str) -> list[Result]:
+    """The results with no more in their identity than tells them apart, and data sets named by what differs.
+
+    Args:
+        results: As their records say.
+        own_images: Name of the data set whose folder is its identity.
+    """
+    settings = common_settings({result.method for result in results})
+    results = [replace(result, method=settings[result.method]) for result in results]
+    # Where a benchmark's images lie makes no difference, unless the same part of it holds others there.
+    seen: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for r in results:
+        for place in ((), (r.data.root, r.data.split_file)):
+            seen[(r.data.dataset, *place, r.name, r.classes)] |= {r.data.images} - {""}
+    moved = {own_images} | {str(part[0]) for part, images in seen.items() if len(part) == 3 and len(images) > 1}
+
+    def settled(data: Data, *part: str) -> Data:
+        if data.dataset not in moved:
+            return Data(data.dataset)
+        redrawn = part and len(seen[(data.dataset, data.root, data.split_file, *part)]) > 1
+        return data if redrawn else data._replace(images="")
+
+    results = [
+        replace(
+            r,
+            data=settled(r.data, r.name, r.classes),
+            source_data=r.source_data and settled(r.source_data),
+        )
+        for r in results
+    ]
+    names = data_labels({data for r in results for data in (r.data, r.source_data) if data})
+    return [
+        replace(r, name=r.name + names[r.data], source=r.source_data and f"{r.source}{names[r.source_data]}")
+        for r in results
+    ]
+
+
+def common_settings(methods: set[Method]) -> dict[Method, Method]:
+    """Each method, without the config nodes of methods that did not exist yet when some of its runs were made.
+
+    A run that knows no settings belongs to the one method that it can be of, if there is one.
+    """
+    result = {}
+    for method in methods:
+        rivals = {other for other in methods if other[:4] == method[:4] and other.settings}
+        known = [{node_of(key) for key, _ in other.settings} for other in rivals]
+        settings = next(iter(rivals)).settings if len(rivals) == 1 else method.settings
+        common = set.intersection(*known) if known else set()
+        kept = [(key, value) for key, value in settings if node_of(key) in {"", *common}]
+        result[method] = method._replace(settings=tuple(kept))
+    return result
+
+
+def node_of(key: str) -> str:
+    """TRAINER.GOPRO of TRAINER.GOPRO.W_CON; empty for other keys and for what only a test says."""
+    return ".".join(key.split(".")[:2]) if key.startswith("TRAINER.") else ""
+
+
+def data_labels(found: set[Data]) -> dict[Data, str]:
+    """What a data set's name goes on with where several have it: " (photos)"; else empty."""
+    labels = {}
+    for data in found:
+        rivals = [other for other in found if other.dataset == data.dataset]
+        roots, split_files = {other.root for other in rivals}, {other.split_file for other in rivals}
+        details = [tail(data.root, roots)] if len(roots) > 1 else []
+        details += [tail(data.split_file, split_files) or "its own split"] if len(split_files) > 1 else []
+        details += [f"images {data.images}"] if data.images else []
+        text = ", ".join(details)
+        labels[data] = f" ({text})" if text else ""
+    return labels
+
+
+def tail(path: str, paths: Iterable[str]) -> str:
+    """The last parts of a path that tell it from the others."""
+    parts = Path(path).parts
+    for count in range(1, len(parts) + 1):
+        if sum(Path(other).parts[-count:] == parts[-count:] for other in paths) == 1:
+            return "/".join(parts[-count:])
+    return path

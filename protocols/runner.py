@@ -12,6 +12,7 @@ say more.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib
 import json
@@ -19,22 +20,51 @@ import multiprocessing
 import os
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dassl.config.free_keys import FREE_KEYS
+from dassl.names import choose
 from protocols import definitions
-from protocols.plan import Run, Settings, plan, read_settings
+from protocols.plan import Job, Settings, plan, read_settings
+from protocols.records import OWN_IMAGES, read_config
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_SEC = 20  # for a child to end by itself; schedulers send SIGKILL half a minute after SIGTERM
 
 
 class RunError(RuntimeError):
     """A run that failed, or cannot start."""
+
+
+class Stopped(BaseException):
+    """A signal asks this process to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """The handler of SIGNALS: further ones change nothing, since the end is under way."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def listen() -> None:
+    """Turns SIGNALS into Stopped; one that was ignored from the start, as under nohup, stays so."""
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, stop)
 
 
 @contextmanager
@@ -53,34 +83,57 @@ def locked(folder: Path) -> Iterator[None]:
 def execute(argv: tuple[str, ...], tick: Callable[[], None] | None = None) -> int:
     """Runs train.py in a process of its own and returns its exit status.
 
-    On Linux it is forked from this process, which imports the libraries once for all runs. The child keeps
-    the folder locked if only this process is killed. With `tick`, which is called every second, what train.py
-    prints goes to the run's log.txt only.
+    On Linux it is forked from this process, which imports the libraries once for all runs. The child ends with this
+    process: it gets the SIGTERM that this one gets, and on Linux also one if this one is killed. With `tick`, which
+    is called every second, what train.py prints goes to the run's log.txt only.
     """
-    if sys.platform != "linux":
-        command = [sys.executable, str(definitions.ROOT / "train.py"), *argv]
-        return subprocess.run(command, stdout=subprocess.DEVNULL if tick else None).returncode
-    for name in ("train", "trainers", "datasets"):
+    linux = sys.platform == "linux"
+    for name in ("train", "trainers", "datasets") if linux else ():
         importlib.import_module(name)
-    child = multiprocessing.get_context("fork").Process(target=call_train, args=(argv, tick is not None))
-    child.start()
-    while tick and child.is_alive():
-        tick()
-        child.join(1)
-    child.join()
-    return child.exitcode or 0
+    context: Any = multiprocessing.get_context("fork" if linux else "spawn")
+    child = context.Process(target=call_train, args=(argv, tick is not None, os.getpid()))
+    try:
+        child.start()
+        while child.is_alive():
+            child.join(1)
+            if tick:
+                tick()
+    except Stopped:
+        if child.pid:  # else the signal came before it was started
+            child.terminate()
+            child.join(PATIENCE_SEC)
+            child.kill()
+            child.join()
+        raise
+    status: int = child.exitcode
+    return status
 
 
-def call_train(argv: tuple[str, ...], quiet: bool) -> None:
+def call_train(argv: tuple[str, ...], quiet: bool, parent: int) -> None:
+    """What the child does: ends on SIGTERM as on Ctrl-C, and leaves every other signal to its parent."""
+
+    def interrupt(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt("stopped by SIGTERM")
+
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, interrupt)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it was gone before that took hold
+        sys.exit(1)
     if quiet:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
     try:
         importlib.import_module("train").main(list(argv))
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"train.py: {type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
 
 
-def perform(run: Run, opts: Settings, tick: Callable[[], None] | None = None) -> bool:
+def perform(run: Job, opts: Settings, tick: Callable[[], None] | None = None) -> bool:
     """Runs `run` unless it is finished; returns whether it did. `tick` is that of `execute`.
 
     Raises:
@@ -99,7 +152,8 @@ def perform(run: Run, opts: Settings, tick: Callable[[], None] | None = None) ->
         return False
     with locked(run.folder):
         if (run.folder / "done").exists():
-            print(f"  skipped: finished before, {accuracy(run.folder)}{changed_arguments(run)}", flush=True)
+            check_finished(run)
+            print(f"  skipped: finished before, {accuracy(run.folder)}", flush=True)
             return False
         status = execute(run.argv, tick)
         if status or not (run.folder / "done").exists():
@@ -116,17 +170,43 @@ def accuracy(folder: Path) -> str:
         return f"but without a readable results.json ({folder})"
 
 
-def changed_arguments(run: Run) -> str:
-    """A note for a finished run that had other arguments than it would get now."""
+def check_finished(run: Job) -> None:
+    """Compares a finished run's config with the one that it would get now; one without config.yaml is left alone.
+
+    Raises:
+        RunError: They differ in what changes a result, or cannot be compared.
+    """
     try:
-        before = shlex.split(json.loads((run.folder / "env.json").read_text())["command"])[2:]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    gone, new = Counter(before) - Counter(run.argv), Counter(run.argv) - Counter(before)
-    if not gone and not new:
-        return ""
-    words = [" ".join(side.elements()) or "nothing" for side in (gone, new)]
-    return f"\n  note: it ran with other arguments ({words[0]} instead of {words[1]}); delete it to run it anew"
+        before = read_config(run.folder)
+        if not before:
+            return
+        from dassl.config import flatten, get_cfg_default
+
+        train, trainers = importlib.import_module("train"), importlib.import_module("trainers")
+        defaults = get_cfg_default()
+        trainers.add_config(defaults)
+        default, now = flatten(defaults), flatten(train.build_config(train.parse_args(list(run.argv))))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{run.folder} is finished, but cannot be compared with this command: {error}") from None
+    # A trainer sets the backbone's own keys; a key that the code got later had its default.
+    free = FREE_KEYS | {"INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"}
+    if now["DATASET.NAME"] == OWN_IMAGES:
+        free -= {"DATASET.ROOT", "DATASET.SPLIT_FILE"}
+    differs = [
+        f"{key} was {old!r}, is {plain(now[key])!r} now"
+        for key in sorted(now.keys() - free)
+        if (old := before.get(key, plain(default.get(key)))) != plain(now[key])
+    ]
+    if differs:
+        raise RunError(
+            f"{run.folder} holds a finished run with another config ({'; '.join(differs)}): "
+            "choose another OUTPUT, or remove that folder to run it anew"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A config's value as config.yaml gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 class Progress:
@@ -140,7 +220,7 @@ class Progress:
         self.total, self.terminal = total, sys.stdout.isatty()
         self.start, self.spent, self.number, self.performed = time.monotonic(), 0.0, 0, 0
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Job) -> None:
         self.number, self.run, self.began = self.number + 1, run, time.monotonic()
         print(self.line(), flush=True)
 
@@ -161,7 +241,7 @@ class Progress:
         self.spent, self.performed = self.spent + time.monotonic() - self.began, self.performed + 1
 
 
-def perform_all(runs: list[Run], opts: Settings, benchmark: bool) -> int:
+def perform_all(runs: list[Job], opts: Settings, benchmark: bool) -> int:
     """Performs `runs` in order, with a line of overall progress for each; returns the exit status.
 
     In a `benchmark`, what train.py prints goes to the logs only, a failed run is named at the end, and only what
@@ -193,13 +273,13 @@ def clock(seconds: float) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit status: 0 all finished, 1 a run failed, 2 wrong usage, 130 interrupted."""
+    """Returns the exit status: 0 all finished, 1 a run failed, 2 wrong usage, 128 + n stopped by signal n."""
     if "-h" in argv or "--help" in argv:
         print(__doc__)
         return 0
     command, words = (argv[0] if argv else ""), argv[1:]
     try:
-        definitions.choose(command, ("train", "test", "benchmark"), "command")
+        choose(command, ("train", "test", "benchmark"), "command")
         count = 1 if command == "benchmark" else 2
         names, words = words[:count], words[count:]
         if len(names) < count or any(name.startswith("-") for name in names):
@@ -212,20 +292,26 @@ def main(argv: list[str]) -> int:
         else:
             source = definitions.source_of(task, names[0])
             if command == "train":
-                definitions.choose(names[0], definitions.sources(task), f"data set to train on for {task}")
+                choose(names[0], definitions.sources(task), f"data set to train on for {task}")
             runs = [run for run in plan(opts, task, source, bool(opts.extra)) if run.kind == command]
             runs = [run for run in runs if run.split.dataset == names[0]]
             if not runs:
                 print(f"nothing to train: {', '.join(opts.trainers)} learns nothing; test.sh tests it")
-    except ValueError as error:
+        for run in runs if not opts.dry_run else []:  # before any long work
+            if run.argv and (run.folder / "done").exists():
+                check_finished(run)
+    except (ValueError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         return perform_all(runs, opts, benchmark=command == "benchmark")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        with suppress(OSError):  # the terminal may be gone
+            name = signal.Signals(stopped.number).name
+            print(f"\nstopped by {name}; the same command goes on from here", file=sys.stderr, flush=True)
+        return 128 + stopped.number
 
 
 if __name__ == "__main__":
+    listen()
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
-# Sourced by train.sh, test.sh and benchmark.sh: finds the checkout and its Python, from whatever folder one calls.
-# PYTHON chooses another interpreter.
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Sourced by train.sh, test.sh and benchmark.sh, with $command and $here (this folder): calls the checkout's Python,
+# from whatever folder and shell one calls. PYTHON chooses another interpreter.
+root=$(dirname -- "$here")
 python=${PYTHON:-$root/.venv/bin/python}
 if ! command -v "$python" >/dev/null; then
     echo "error: $python is not there; run 'make .venv/.installed' in $root, or set PYTHON" >&2

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Runs a whole protocol: every training and test of its data sets and seeds, with one line of overall progress.
 #
 #   bash scripts/benchmark.sh TASK [settings] [arguments for train.py]
@@ -11,4 +11,9 @@
 #   DATASETS=embedded TRAINER="GOPro ZeroshotCLIP" bash scripts/benchmark.sh base2new
 #   python scripts/report.py output --paper
 command=benchmark
-source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+here=$(dirname -- "$(readlink -f "$0" 2>/dev/null || echo "$0")")
+if ! [ -f "$here/_run.sh" ]; then
+    echo "error: call this script by its path, as in: bash scripts/$command.sh --help" >&2
+    exit 2
+fi
+. "$here/_run.sh"

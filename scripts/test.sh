@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Tests what train.sh trained, once per seed; it never trains, and a missing checkpoint is an error.
 #
 #   bash scripts/test.sh DATASET TASK [settings] [arguments for train.py]
@@ -12,4 +12,9 @@
 #
 #   DATA=/data bash scripts/test.sh dtd cross-dataset
 command=test
-source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+here=$(dirname -- "$(readlink -f "$0" 2>/dev/null || echo "$0")")
+if ! [ -f "$here/_run.sh" ]; then
+    echo "error: call this script by its path, as in: bash scripts/$command.sh --help" >&2
+    exit 2
+fi
+. "$here/_run.sh"

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Trains one method on one data set, once per seed.
 #
 #   bash scripts/train.sh DATASET TASK [settings] [arguments for train.py]
@@ -15,4 +15,9 @@
 #   DATA=/data SEEDS="1 2" bash scripts/train.sh caltech101 base2new
 #   bash scripts/train.sh caltech101 base2new --data /data --seeds 1 2 OPTIM.MAX_EPOCH 10
 command=train
-source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
+here=$(dirname -- "$(readlink -f "$0" 2>/dev/null || echo "$0")")
+if ! [ -f "$here/_run.sh" ]; then
+    echo "error: call this script by its path, as in: bash scripts/$command.sh --help" >&2
+    exit 2
+fi
+. "$here/_run.sh"

@@ -84,9 +84,11 @@ def test_released_variant_differs_in_the_variant_alone():
     assert differing == {"TRAINER.GOPRO.VARIANT": "released"}
 
 
-@pytest.mark.parametrize("section", ["demo", "mini"])
-def test_sections_that_programs_write_stand_once_in_the_readme(section):
-    assert "new table" in readme.put(README, section, "new table")
+@pytest.mark.parametrize(
+    ("file", "section"), [("README.md", "demo"), ("docs/results.md", "mini"), ("docs/performance.md", "performance")]
+)
+def test_sections_that_programs_write_stand_once_in_their_file(file, section):
+    assert "new table" in readme.put((ROOT / file).read_text(), section, "new table")
 
 
 def test_the_performance_section_is_that_of_the_records_and_its_links_exist():

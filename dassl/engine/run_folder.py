@@ -147,7 +147,7 @@ class Run:
         """Write results.json, then `done`: whoever sees `done` sees everything."""
         if is_main_process():
             self._write_records()
-            write_json({"schema": 1, "config": self.config_name, **record}, self.dir / "results.json")
+            write_json({"schema": 2, "config": self.config_name, **record}, self.dir / "results.json")
             write_text(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"), self.dir / "done")
             print(f"Results are in {self.dir / 'results.json'}")
 

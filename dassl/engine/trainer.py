@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -16,6 +18,7 @@ import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from dassl.config import flatten
 from dassl.data import DataManager
 from dassl.evaluation import Classification, build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
@@ -370,19 +373,27 @@ class SimpleTrainer(TrainerBase):
         return next(iter(self.results.values()))
 
     def result_record(self) -> dict[str, Any]:
-        """Everything that tables need of this run's last evaluation, as plain values."""
+        """Everything that tables need of this run's last evaluation, as plain values.
+
+        `settings` is the whole config, here of this evaluation and in `train` of the training that made the weights;
+        `test_images` is a digest of the test set's paths in DATASET.ROOT, labels and class names.
+        """
         cfg = self.cfg
         meta = None if self._trained else self.loaded_meta
         keys = ("NAME", "SUBSAMPLE_CLASSES", "SOURCE_DOMAINS", "TARGET_DOMAINS", "NUM_SHOTS")
 
-        def data_of(dataset: Any, seed: int) -> dict[str, Any]:
-            named = {("dataset" if key == "NAME" else key.lower()): dataset[key] for key in keys}
-            return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items()} | {"seed": seed}
+        def described(config: dict[str, Any]) -> dict[str, Any]:
+            settings = flatten(config)
+            settings["DATASET.ROOT"] = os.path.realpath(os.path.expanduser(settings["DATASET.ROOT"]))
+            named = {("dataset" if key == "NAME" else key.lower()): settings[f"DATASET.{key}"] for key in keys}
+            return named | {"seed": settings["SEED"], "settings": settings}
 
-        own = data_of(cfg.DATASET, cfg.SEED)
+        own = described(plain_config(cfg))
         trained = own if self._trained else None  # not known of weights that a trainer loaded its own way
         if meta and "config" in meta:
-            trained = data_of(meta["config"]["DATASET"], meta["config"]["SEED"])
+            trained = described(meta["config"])
+        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        items = [(os.path.relpath(d.impath, root), d.label, d.classname) for d in self.dm.dataset.test or []]
         per_class = self.evaluator.per_class if isinstance(self.evaluator, Classification) else {}
         return {
             "trainer": cfg.TRAINER.NAME,
@@ -394,6 +405,7 @@ class SimpleTrainer(TrainerBase):
             "split": getattr(self, "split", cfg.TEST.SPLIT),
             "num_classes": self.num_classes,
             "num_images": getattr(self.evaluator, "num_images", 0),
+            "test_images": hashlib.sha256(json.dumps(items).encode()).hexdigest()[:12],
             "results": self.results,
             "per_class": per_class,
             "train_time_sec": round(self.train_time_sec, 2),

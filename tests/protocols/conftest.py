@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 NAMES = {"oxford_pets": "OxfordPets", "dtd": "DescribableTextures", "imagenet": "ImageNet", "pacs": "PACS"}
+NAMES["image_folder"] = "ImageFolder"
 
 
 def registry_name(stem: str) -> str:
@@ -37,7 +38,7 @@ def make_record(dataset: str, trainer: str, seed: int, accuracy: float, **change
         **own,
         "backbone": "tiny",
         "config": "tiny",
-        "eval_only": False,
+        "eval_only": trainer == "ZeroshotCLIP",
     }
     record |= {
         "train": own if trainer != "ZeroshotCLIP" else None,
@@ -70,6 +71,23 @@ def add_run(tmp_path: Path) -> Callable[..., Path]:
         shots = "shots_0" if trainer == "ZeroshotCLIP" else "shots_16"
         folder = tmp_path / task / f"{kind}_{classes}" / name / shots / trainer / "tiny" / f"seed{seed}"
         record = make_record(dataset, trainer, seed, accuracy, subsample_classes=classes, **changes)
+        record["eval_only"] = kind == "test"
+        if record["train"] and classes == "new":
+            record["train"] = {**record["train"], "subsample_classes": "base"}
         return write_run(folder, record)
+
+    return add
+
+
+@pytest.fixture
+def add_known(add_run: Callable[..., Path]) -> Callable[..., Path]:
+    """Adds a run of schema 2: `settings` are those of the run, `trained` those of the training."""
+
+    def add(*where: Any, settings: dict[str, Any], trained: dict[str, Any] | None = None, **changes: Any) -> Path:
+        folder = add_run(*where, **changes)
+        record = json.loads((folder / "results.json").read_text()) | {"schema": 2, "settings": settings}
+        record["train"] = record["train"] and record["train"] | {"settings": trained or settings}
+        (folder / "results.json").write_text(json.dumps(record))
+        return folder
 
     return add

@@ -11,8 +11,8 @@ GOPRO = Method("GOPro", "tiny", 16, "tiny")
 
 def test_interval_is_students():
     assert aggregate.interval([5.0]) is None
-    assert aggregate.interval([1.0, 3.0]) == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2))
-    assert aggregate.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert aggregate.interval([1.0, 3.0]) == pytest.approx(12.7062 * math.sqrt(2) / math.sqrt(2))
+    assert aggregate.interval([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / math.sqrt(3))
     deviation = math.sqrt(40 * 0.25 / 39)
     assert aggregate.interval([0.0, 1.0] * 20) == pytest.approx(2.0227 * deviation / math.sqrt(40), rel=1e-3)
 
@@ -49,7 +49,7 @@ def test_base2new_means_and_the_hm_of_averages(add_run, tmp_path):
         add_halves(add_run, "eurosat", "GOPro", seed, 90.0, 50.0)
     (table,) = tables_of(tmp_path)
     rows = {row[0]: row[2:] for row in table.rows}
-    half = 4.303 / math.sqrt(3)
+    half = 4.30265 / math.sqrt(3)
     assert rows["dtd"][0] == Cell(80.0, pytest.approx(half), 3)
     assert rows["dtd"][1] == Cell(60.0, pytest.approx(half), 3)
     assert rows["dtd"][2].mean == pytest.approx(2 * 80 * 60 / 140)

@@ -81,9 +81,26 @@ def test_every_data_set_has_a_config_and_every_default_config_exists():
     names.update(name for groups in definitions.TARGETS.values() for targets in groups.values() for name in targets)
     for name in names:
         assert (ROOT / "configs" / "datasets" / f"{name}.yaml").exists(), name
-        for trainer in ("GOPro", *definitions.UNTRAINED):
+        for trainer in ("GOPro", "ZeroshotCLIP"):
             config = ROOT / "configs" / "trainers" / trainer / f"{definitions.default_config(name)}.yaml"
             assert config.exists(), config
+
+
+def test_whether_a_method_learns_is_read_from_its_configs(tmp_path, monkeypatch):
+    assert {"GOPro", "ZeroshotCLIP"} <= set(definitions.trainers())
+    assert (definitions.learns("GOPro"), definitions.learns("ZeroshotCLIP")) == (True, False)
+    for name, text in {
+        "Learner/a": "_BASE_: b.yaml",
+        "Learner/b": "OPTIM: {LR: 1}",
+        "Fixed/a": "",
+        "_base/a": "",
+    }.items():
+        path = tmp_path / "configs" / "trainers" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(definitions, "ROOT", tmp_path)
+    assert definitions.trainers() == ["Fixed", "Learner"]
+    assert (definitions.learns("Learner"), definitions.learns("Fixed")) == (True, False)
 
 
 @pytest.fixture(scope="module")

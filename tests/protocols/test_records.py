@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from protocols import report
+from protocols.aggregate import all_tables
 from protocols.records import Method, read_runs
 
 from .conftest import write_run
@@ -46,7 +48,7 @@ def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
         (lambda folder: (folder / "results.json").unlink(), "finished, but without results.json"),
         (lambda folder: (folder / "results.json").write_text("{"), "Expecting"),
         (lambda folder: (folder / "results.json").write_text("[1]"), "no record of schema 1"),
-        (lambda folder: (folder / "results.json").write_text('{"schema": 2}'), "no record of schema 1"),
+        (lambda folder: (folder / "results.json").write_text('{"schema": 3}'), "no record of schema 1"),
         (lambda folder: (folder / "results.json").write_text('{"schema": 1}'), "no usable field 'train'"),
         (lambda folder: (folder / "results.json").write_bytes(b"\xff\xfe"), "decode"),
         (lambda folder: edit(folder, results={"accuracy": None}), "no usable field"),
@@ -55,7 +57,7 @@ def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
         (lambda folder: edit(folder, seed=7), "of another run: GOPro, seed 7"),
         (lambda folder: edit(folder, source_domains=3), "no usable field"),
         (lambda folder: fail(folder, '{"error": "ValueError: NaN loss\\nmore", "when": "now"}'), "NaN loss"),
-        (lambda folder: fail(folder, "[]"), "no attribute"),
+        (lambda folder: fail(folder, "[]"), "failed.json holds a list"),
     ],
 )
 def test_wrong_files_are_named_and_do_not_count(add_run, tmp_path, change, reason):
@@ -99,3 +101,178 @@ def test_a_run_of_ones_own_does_not_replace_that_of_a_script(add_run, tmp_path):
     runs, (problem,) = read_runs(tmp_path)
     assert len(runs) == 1
     assert problem == f"a/seed1: left out, because {folder} holds the same run"
+
+
+def own(root, **more):
+    return {"DATASET.NAME": "ImageFolder", "DATASET.ROOT": str(root), "OPTIM.LR": 0.1, **more}
+
+
+def accuracies(table):
+    """Text of the first label columns -> means."""
+    return {tuple(row[: table.labels]): [cell and cell.mean for cell in row[table.labels :]] for row in table.rows}
+
+
+def test_two_folders_of_ones_own_are_two_data_sets_named_by_what_differs(add_known, tmp_path):
+    for seed, (root, accuracy) in enumerate((("/a/cats/images", 100.0), ("/a/birds/images", 12.5)), 1):
+        add_known(*("mine", "train", "image_folder", "GOPro", seed, accuracy, "base"), settings=own(root)).rename(
+            tmp_path / f"run{seed}"
+        )
+    runs, problems = read_runs(tmp_path)
+    assert problems == []
+    (table,) = all_tables(runs, tmp_path, None)
+    assert {key[0]: value[0] for key, value in accuracies(table).items() if "average" not in key[0]} == {
+        "image_folder (cats/images)": 100.0,
+        "image_folder (birds/images)": 12.5,
+    }
+
+
+def test_seeds_in_one_folder_of_two_image_folders_are_not_averaged(add_known, tmp_path, capsys):
+    for seed, (root, accuracy) in enumerate((("/a/cats", 100.0), ("/a/birds", 12.5)), 1):
+        folder = add_known("mine", "train", "image_folder", "GOPro", seed, accuracy, settings=own(root))
+    assert report.main([str(folder.parent)]) == 0
+    out = capsys.readouterr().out
+    assert "56.25" not in out
+    assert "image_folder (cats)" in out and "image_folder (birds)" in out
+
+
+def test_a_split_file_is_part_of_a_folder_of_ones_own(add_known, tmp_path):
+    for seed, split in enumerate(("", "/s/mine.json"), 1):
+        add_known(
+            *("mine", "train", "image_folder", "GOPro", seed, 50.0),
+            settings=own("/a/cats", **{"DATASET.SPLIT_FILE": split}),
+        )
+    runs, _ = read_runs(tmp_path)
+    assert {run.name for run in runs} == {"image_folder (its own split)", "image_folder (mine.json)"}
+
+
+def test_where_the_images_of_a_benchmark_lie_counts_only_if_they_are_others(add_known, tmp_path):
+    for seed, root in enumerate(("/data", "/scratch"), 1):
+        settings = {"DATASET.NAME": "DescribableTextures", "DATASET.ROOT": root}
+        add_known("base2new", "train", "dtd", "GOPro", seed, 70.0, "base", settings=settings, test_images="aa")
+    runs, _ = read_runs(tmp_path)
+    assert {run.name for run in runs} == {"dtd"}
+    folder = add_known("base2new", "train", "dtd", "GOPro", 3, 70.0, "base", settings=settings, test_images="bb")
+    runs, _ = read_runs(tmp_path)
+    assert {run.seed: run.name for run in runs} == {
+        **{1: "dtd (data)", 2: "dtd (scratch, images aa)", 3: "dtd (scratch, images bb)"}
+    }
+    edit(folder, test_images="aa")
+    assert {run.name for run in read_runs(tmp_path)[0]} == {"dtd"}
+
+
+def test_an_ablation_has_rows_named_by_what_differs(add_known, tmp_path):
+    for i, weight in enumerate((0.1, 0.5)):
+        settings = {"TRAINER.GOPRO.W_CON": weight, "TRAINER.GOPRO.PREC": "fp32", "DATALOADER.NUM_WORKERS": i}
+        for kind, classes in (("train", "base"), ("test", "new")):
+            add_known("base2new", kind, "dtd", "GOPro", 1, 70.0 + i, classes, settings=settings)
+        (tmp_path / "base2new").rename(tmp_path / f"try{i}")
+    runs, problems = read_runs(tmp_path)
+    assert problems == []
+    (table,) = all_tables(runs, tmp_path, None)
+    found = {key: value[:2] for key, value in accuracies(table).items()}
+    assert found == {("dtd", "GOPro (W_CON 0.1)"): [70, 70], ("dtd", "GOPro (W_CON 0.5)"): [71, 71]}
+
+
+def test_a_test_in_another_way_has_its_row_and_the_trainings_words_need_no_repeating(add_known, tmp_path):
+    trained = {"TRAINER.GOPRO.PREC": "fp16", "OPTIM.MAX_EPOCH": 10, "TEST.FINAL_MODEL": "last_step", "OPTIM.LR": 1}
+    add_known("base2new", "train", "dtd", "GOPro", 1, 70.0, "base", settings=trained)
+    plain = {**trained, "OPTIM.MAX_EPOCH": 50, "OPTIM.LR": 2}  # what only a training reads
+    add_known("base2new", "test", "dtd", "GOPro", 1, 60.0, "new", settings=plain, trained=trained)
+    (tmp_path / "base2new").rename(tmp_path / "one")
+    other = {**plain, "TRAINER.GOPRO.PREC": "fp32"}
+    add_known("base2new", "test", "dtd", "GOPro", 1, 61.0, "new", settings=other, trained=trained)
+    (tmp_path / "base2new").rename(tmp_path / "two")
+    add_known("base2new", "test", "dtd", "GOPro", 1, 55.0, "new", settings=plain, trained=trained, epoch=5)
+    runs, problems = read_runs(tmp_path)
+    assert problems == []
+    (table,) = all_tables(runs, tmp_path, None)
+    assert {key[1]: value[:2] for key, value in accuracies(table).items()} == {
+        "GOPro": [70, 60],
+        "GOPro (tested with PREC fp32)": [None, 61],
+        "GOPro (tested with EPOCH 5)": [None, 55],
+    }
+
+
+def test_weights_of_another_training_set_do_not_enter_base_to_new(add_run, tmp_path):
+    add_run("base2new", "train", "dtd", "GOPro", 1, 70.0, "base")
+    add_run("base2new", "test", "dtd", "GOPro", 1, 60.0, "new")
+    far = {"dataset": "ImageNet", "num_shots": 16, "subsample_classes": "all"}
+    folder = add_run("base2new", "test", "dtd", "GOPro", 2, 10.0, "new")
+    edit(folder, train=far)
+    tables = all_tables(read_runs(tmp_path)[0], tmp_path, None)
+    assert [table.title for table in tables] == ["Base-to-new generalization", "Other runs"]
+    assert tables[0].rows[0][3].mean == 60
+
+
+def test_weights_of_two_seeds_tested_with_one_are_two_runs(add_run, tmp_path):
+    for seed in (1, 2):
+        folder = add_run("base2new", "test", "dtd", "GOPro", 1, 60.0 + seed, "new")
+        train = json.loads((folder / "results.json").read_text())["train"]
+        edit(folder, train={**train, "seed": seed})
+        folder.rename(tmp_path / f"test{seed}")
+    runs, problems = read_runs(tmp_path)
+    assert sorted(run.seed for run in runs) == [1, 2]
+    assert problems == []
+
+
+def test_a_method_that_came_later_changes_nothing(add_known, tmp_path):
+    old = {"TRAINER.GOPRO.W_CON": 0.1, "OPTIM.LR": 1}
+    add_known("base2new", "train", "dtd", "GOPro", 1, 70.0, "base", settings=old)
+    add_known("base2new", "train", "dtd", "GOPro", 2, 70.0, "base", settings={**old, "TRAINER.NEW.KEY": 1})
+    runs, _ = read_runs(tmp_path)
+    assert len({run.method for run in runs}) == 1
+
+
+def test_older_records_take_their_settings_from_config_yaml(add_run, tmp_path):
+    for seed, rate in ((1, 0.1), (2, 0.1), (3, 0.5)):
+        folder = add_run("base2new", "train", "dtd", "GOPro", seed, 70.0, "base")
+        (folder / "config.yaml").write_text(f"SEED: {seed}\nOPTIM: {{LR: {rate}}}\nDATASET: {{ROOT: /data}}\n")
+        if seed == 2:
+            add_run("base2new", "test", "dtd", "GOPro", seed, 60.0, "new")
+            runs, _ = read_runs(tmp_path)
+            (table,) = all_tables(runs, tmp_path, None)
+            assert list(accuracies(table)) == [("dtd", "GOPro")]  # the test's training can only be this one
+    runs, _ = read_runs(tmp_path)
+    (table,) = all_tables(runs, tmp_path, None)
+    assert [key[1] for key in accuracies(table)] == [
+        *("GOPro (settings not recorded)", "GOPro (LR 0.1)", "GOPro (LR 0.5)"),
+    ]
+    (folder / "config.yaml").write_text("a: [")
+    _, (problem,) = read_runs(tmp_path)
+    assert "seed3: config.yaml cannot be read: while parsing" in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainer": ["GOPro"]},
+        {"trainer": None},
+        {"seed": 1.5},
+        {"seed": True},
+        {"train": []},
+        {"train": {"dataset": 3, "num_shots": 16}},
+        {"eval_only": "no"},
+        {"results": []},
+        {"results": {"accuracy": "70"}},
+        {"results": {"accuracy": 70.0, "macro_f1": None}},
+        {"results": {"accuracy": 10**400}},
+        {"per_class": {"a": None}},
+        {"per_class": [1]},
+        {"source_domains": [3]},
+        {"schema": 2},
+        {"schema": 2, "settings": [1]},
+    ],
+)
+def test_odd_records_are_named_and_end_nothing(add_run, tmp_path, change):
+    edit(add_run("base2new", "train", "dtd", "GOPro", 1, 70.0, "base"), **change)
+    runs, (problem,) = read_runs(tmp_path)
+    assert runs == []
+    assert problem.startswith("base2new/train_base/dtd/shots_16/GOPro/tiny/seed1: results.json has no usable field")
+
+
+@pytest.mark.parametrize("text", ["[" * 100000, "1", '"a"', ""])
+def test_odd_files_are_named(add_run, tmp_path, text):
+    folder = add_run("base2new", "train", "dtd", "GOPro", 1, 70.0, "base")
+    (folder / "results.json").write_text(text)
+    _, (problem,) = read_runs(tmp_path)
+    assert "seed1: results.json" in problem

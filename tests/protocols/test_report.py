@@ -1,5 +1,6 @@
 import csv
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 
 from protocols import report
-from reporting.charts import draw_bars, wrap
-from reporting.tables import Cell, Panel, Table, csv_text, latex, markdown, terminal
+from reporting.charts import draw, save, wrap
+from reporting.tables import Cell, Heatmap, Panel, Table, csv_text, latex, markdown, terminal
 
 
 @pytest.fixture
@@ -85,6 +86,12 @@ def test_tables_go_into_the_readmes_section(add_run, tmp_path, capsys):
     written = file.read_text()
     assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 0
     assert file.read_text() == written
+    assert report.main([str(tmp_path), "--check", str(file), "--section", "mini"]) == 0
+    file.write_text(written.replace("68.57", "99.99"))
+    capsys.readouterr()
+    assert report.main([str(tmp_path), "--check", str(file), "--section", "mini"]) == 1
+    assert f"section mini is not that of {tmp_path}" in capsys.readouterr().out
+    assert "99.99" in file.read_text()
     for wrong in (written + written, written.replace(end, ""), "nothing"):
         file.write_text(wrong)
         assert report.main([str(tmp_path), "--readme", str(file), "--section", "mini"]) == 2
@@ -94,11 +101,30 @@ def test_tables_go_into_the_readmes_section(add_run, tmp_path, capsys):
     assert f"<!-- {tmp_path.name}:begin -->" in capsys.readouterr().err
 
 
-def test_bars_reach_their_values():
-    picture = draw_bars(Panel("t", ["one", "two"], {"a": [Cell(80.0), None], "b": [Cell(40.0, 2.0), Cell(0.0)]}))
-    blue = (np.asarray(picture)[120:] == (0x2F, 0x6D, 0xB5)).all(2).sum(0)  # per column, below the legend
-    assert blue.max() == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
+def test_bars_reach_their_values(tmp_path):
+    panel = Panel("t", ["one", "two"], {"a": [Cell(80.0), None], "b": [Cell(40.0, 2.0), Cell(0.0)]}, {"b"})
+    (axes,) = draw([panel]).axes
+    bars = {(bar.get_facecolor()[:3], round(bar.get_x())): bar.get_height() for bar in axes.patches}
+    blue, grey = ((0x2F / 255, 0x6D / 255, 0xB5 / 255), (0x98 / 255, 0xA1 / 255, 0xAD / 255))
+    assert bars == {(blue, 0): 80.0, (grey, 0): 40.0, (grey, 1): 0.0}
+    assert axes.get_ylim() == (0, 100)
+    segments = [segment for lines in axes.collections for segment in lines.get_segments()]
+    assert [s[:, 1].tolist() for s in segments if s.size and np.isfinite(s).all()] == [[38.0, 42.0]]
+    save([panel], tmp_path / "bars.png")
+    picture = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB"))
+    columns = (picture[120:] == (0x2F, 0x6D, 0xB5)).all(2).sum(0)  # per column, below the legend
+    assert columns.max() == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
     assert wrap("average of 10", 30).count("\n") >= 1
+
+
+def test_pdf_charts_are_vectors_and_names_are_no_formulas(tmp_path):
+    names = ["$5", "a $_ b"]
+    save(
+        [Panel("t$^", names, {"x$": [Cell(1.0), None]}), Heatmap("m", names, [[100.0, 0.0], [0.0, 0.0]])],
+        tmp_path / "a.pdf",
+    )
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and b"/Subtype /Image" not in content
 
 
 def test_a_folder_of_seeds(add_run, tmp_path, capsys):
@@ -168,3 +194,36 @@ def test_paper_on_the_command_line(add_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "dtd,ZeroshotCLIP,50.0,,1,,,53.24,59.9,56.37,-3.24,," in result.stdout
     assert "missing: ZeroshotCLIP on dtd (new classes): all runs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a confusion matrix: EOFError"),
+        (b"PK\x03\x04 cut off", "cannot be read as a confusion matrix"),
+        (pickle.dumps(Path, 2), "cannot be read as a confusion matrix: UnpicklingError"),
+        ({"a": torch.eye(3)}, "holds no confusion matrix but a dict"),
+        (torch.eye(3).to_sparse(), "holds no confusion matrix"),
+        (torch.eye(4), "has shape (4, 4), but results.json has 3 classes"),
+        (torch.ones(3), "has shape (3,)"),
+        (torch.full((3, 3), torch.nan), "holds numbers that are no counts"),
+        (-torch.eye(3), "holds numbers that are no counts"),
+    ],
+)
+def test_a_damaged_or_hostile_matrix_is_named_in_one_line(add_run, capsys, content, message):
+    folder = add_run("base2new", "train", "shapes", "GOPro", 1, 80.0)
+    if isinstance(content, bytes):
+        (folder / "cmat.pt").write_bytes(content)
+    else:
+        torch.save(content, folder / "cmat.pt")
+    assert report.main(["--run", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder / 'cmat.pt'} ") and message in line
+
+
+def test_start_loads_nothing_that_only_some_reports_need(add_run, tmp_path):
+    add_run("base2new", "test", "dtd", "ZeroshotCLIP", 1, 50.0, "base")
+    code = "import sys; from protocols import report; report.main([sys.argv[1]])\n"
+    code += "sys.exit(bool({'torch', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, cwd=Path(report.__file__).parents[1], capture_output=True).returncode == 0

@@ -1,5 +1,7 @@
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -8,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+import yaml
 
 from protocols import runner
 from protocols.plan import DEFAULTS, plan, read_settings, split_flags
@@ -291,6 +294,243 @@ def test_the_line_of_overall_progress(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     seconds = iter([100])
     assert progress.line() == "[2/3] two · 0:01:40 gone, about 0:01:20 left"
+
+
+def config_of(run):
+    """What train.py keeps of a run that these arguments start."""
+    import train
+
+    cfg = train.build_config(train.parse_args(list(run.argv)))
+    return yaml.safe_load(cfg.dump())
+
+
+@pytest.fixture
+def finished(fake_train, tmp_path, monkeypatch):
+    """The folder of a finished training with a config.yaml, and how to change a key of that file."""
+    monkeypatch.setenv("SEEDS", "1")
+    assert runner.main(["train", "shapes", "base2new"]) == 0
+    (run,) = [run for run in plan(read_settings([]), "base2new", "shapes") if run.kind == "train"]
+
+    def change(**keys):
+        tree = config_of(run)
+        for key, value in keys.items():
+            *path, leaf = key.split("__")
+            node = tree
+            for part in path:
+                node = node[part]
+            node.pop(leaf) if value is None else node.__setitem__(leaf, value)
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(tree))
+
+    change(INPUT__SIZE=[32, 32])  # as the backbone has it
+    fake_train.clear()
+    return change
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["DATALOADER.NUM_WORKERS", "0"],
+        ["--data", "/elsewhere"],
+        ["OPTIM.LR", "0.002"],
+        ["OPTIM.LR", "2e-3", "--output", "{}"],
+    ],
+)
+def test_words_that_change_nothing_leave_a_finished_run(finished, tmp_path, capsys, words):
+    assert runner.main(["train", "shapes", "base2new", *(word.format(tmp_path) for word in words)]) == 0
+    assert "skipped: finished before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "shapes", "base2new"], ["benchmark", "base2new", "--datasets", "shapes"]]
+)
+def test_other_arguments_for_a_finished_run_are_refused_before_any_work(finished, fake_train, capsys, command):
+    words = ["--seeds", "2", "1", "OPTIM.LR", "0.5", "--transforms", "normalize"]
+    assert runner.main([*command, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "seed1 holds a finished run with another config" in line
+    assert "OPTIM.LR was 0.002, is 0.5 now" in line
+    assert "INPUT.TRANSFORMS was ['random_resized_crop', 'random_flip', 'normalize'], is ['normalize'] now" in line
+    assert line.endswith("choose another OUTPUT, or remove that folder to run it anew")
+    assert not fake_train
+
+
+def test_an_edited_config_file_is_noticed_and_a_key_that_came_later_had_its_default(finished, capsys):
+    finished(OPTIM__LR=0.7, OPTIM__GAMMA=None, TRAINER__ZSCLIP=None)
+    assert runner.main(["train", "shapes", "base2new"]) == 2
+    assert "(OPTIM.LR was 0.7, is 0.002 now)" in capsys.readouterr().err
+    finished(OPTIM__GAMMA=None, TRAINER__ZSCLIP=None)
+    assert runner.main(["train", "shapes", "base2new"]) == 0
+    assert runner.main(["train", "shapes", "base2new", "OPTIM.GAMMA", "0.3"]) == 2
+    assert "(OPTIM.GAMMA was 0.1, is 0.3 now)" in capsys.readouterr().err
+
+
+def test_a_folder_of_ones_own_images_is_what_was_trained_on(fake_train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEEDS", "1")
+    words = ["image_folder", "base2new", "--cfg", "tiny", "--data"]
+    assert runner.main(["train", *words, "/a/cats"]) == 0
+    (run,) = [r for r in plan(read_settings(words[2:] + ["/a/cats"]), "base2new", "image_folder") if r.kind == "train"]
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of(run)))
+    assert runner.main(["train", *words, "/a/cats"]) == 0
+    assert runner.main(["train", *words, "/a/birds"]) == 2
+    assert "DATASET.ROOT was '/a/cats', is '/a/birds' now" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_compared_too(finished, tmp_path, capsys):
+    done = tmp_path / "base2new/train_base/shapes/shots_16/GOPro/tiny/seed1/done"
+    done.unlink()
+    with runner.locked(done.parent):
+        status = []
+        words = ["train", "shapes", "base2new", "OPTIM.LR", "0.5"]
+        other = threading.Thread(target=lambda: status.append(runner.main(words)))
+        other.start()
+        time.sleep(0.3)
+        done.touch()
+    other.join(10)
+    assert status == [1]
+    assert "OPTIM.LR was 0.002, is 0.5 now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["OPTIM.LR"], "OPTIM.LR needs a value"),
+        (["OUTPUT_DIR", "x"], "OUTPUT_DIR is set by OUTPUT"),
+        (["OPTIM.LR", "1", "SEED", "3"], "SEED is set by SEEDS"),
+        (["--data", ""], "--data needs a value"),
+        (["--output=~nobody-here/x"], "OUTPUT names the home folder of no user: '~nobody-here/x'"),
+    ],
+)
+def test_wrong_words_are_refused(fake_train, capsys, words, message):
+    assert runner.main(["train", "shapes", "base2new", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_may_follow_keys_and_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OUTPUT", "~/out")
+    words = ["OPTIM.LR", "0.1", "--backbone", "RN50.pt", "USE_CUDA", "False", "--load-epoch", "3", "--data=~/images"]
+    opts = read_settings(words)
+    assert opts.extra == ("--backbone", "RN50.pt", "--load-epoch", "3", "OPTIM.LR", "0.1", "USE_CUDA", "False")
+    assert (opts.data, opts.output) == (tmp_path / "images", tmp_path / "out")
+
+
+# A train.py that notes its start, its end, and what ended it; a deaf one hears no signal.
+STOPPABLE = """
+import os, signal, sys, time, types
+from pathlib import Path
+from protocols import runner
+here, deaf = Path(sys.argv[1]), sys.argv[2] == "deaf"
+def main(argv):
+    if deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (here / "pid").write_text(str(os.getpid()))
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.3)  # what it writes at its end
+        (here / "ended").touch()
+        raise
+for name in ("train", "trainers", "datasets"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["train"].main = main
+if deaf:
+    runner.PATIENCE_SEC = 1
+runner.listen()
+sys.exit(runner.main(["benchmark", "base2new"]))
+"""
+
+
+def start_stoppable(tmp_path, how=""):
+    env = {**os.environ, "OUTPUT": str(tmp_path / "out"), "DATASETS": "shapes", "SEEDS": "1"}
+    command = [sys.executable, "-c", STOPPABLE, str(tmp_path), how]
+    process = subprocess.Popen(command, cwd=runner.definitions.ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    return process, int((tmp_path / "pid").read_text())
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_passed_on_and_the_child_waited_for(tmp_path, number):
+    process, child = start_stoppable(tmp_path)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert (tmp_path / "ended").exists()
+    assert not alive(child)
+    assert err.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_that_hears_nothing_is_killed_in_time(tmp_path):
+    process, child = start_stoppable(tmp_path, "deaf")
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert not alive(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_the_child_of_a_killed_parent_ends_too(tmp_path):
+    process, child = start_stoppable(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_until(lambda: not alive(child))
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hangup_is_not_heard_under_nohup(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process, child = start_stoppable(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    assert alive(child)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("shell", [name for name in ("sh", "bash", "dash", "zsh") if shutil.which(name)])
+def test_scripts_work_in_any_shell_by_any_path(tmp_path, shell):
+    link = tmp_path / "a link"
+    link.symlink_to(SCRIPTS / "train.sh")
+    env = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "DRY_RUN": "1",
+        "SEEDS": "1",
+        "CDPATH": f"{SCRIPTS.parent}:{tmp_path}",
+    }
+    words = ["shapes", "base2new", "OPTIM.LR", "0.1", "--backbone", "tiny"]
+    for path, cwd in ((link, tmp_path), ("train.sh", SCRIPTS), ("scripts/train.sh", SCRIPTS.parent)):
+        out = subprocess.run([shell, path, *words], cwd=cwd, env=env, capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        assert "train.py --backbone tiny --root" in out.stdout
+    with open(SCRIPTS / "train.sh") as script:
+        out = subprocess.run([shell], stdin=script, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (out.returncode, out.stderr) == (
+        *(2, "error: call this script by its path, as in: bash scripts/train.sh --help\n"),
+    )
 
 
 @pytest.mark.parametrize("script", ["train", "test"])

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import dassl.engine.checkpoint
+from dassl.config import flatten
 from dassl.engine import Run, build_trainer, run
 from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
@@ -22,7 +23,7 @@ MakeCfg = Callable[..., Any]
 RESULT_KEYS = {
     *("schema", "config", "trainer", "dataset", "subsample_classes", "source_domains", "target_domains", "num_shots"),
     *("seed", "backbone", "eval_only", "train", "epoch", "split", "num_classes", "num_images", "results", "per_class"),
-    "train_time_sec",
+    *("train_time_sec", "settings", "test_images"),
 }
 
 
@@ -102,14 +103,20 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
     results = json.loads((folder / "results.json").read_text())
     assert set(results) == RESULT_KEYS
     expected = {
-        **{"schema": 1, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
+        **{"schema": 2, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
         **{"source_domains": [], "target_domains": [], "num_shots": 2, "seed": 1, "eval_only": False, "epoch": 3},
         **{"split": "test", "num_classes": 3, "num_images": 9},
     }
     assert {key: results[key] for key in expected} == expected
     assert set(results["train"]) == {
-        *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed"),
+        *("dataset", "subsample_classes", "source_domains", "target_domains", "num_shots", "seed", "settings"),
     }
+    assert (
+        results["settings"]
+        == results["train"]["settings"]
+        == flatten(yaml.safe_load(cfg.dump())) | {"DATASET.ROOT": os.path.realpath(cfg.DATASET.ROOT)}
+    )
+    assert re.fullmatch(r"[0-9a-f]{12}", results["test_images"])
     assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1"}
     assert set(results["per_class"]) == {"blue", "green", "red"}
     assert results["train_time_sec"] > 0
@@ -217,7 +224,7 @@ def test_finish_records_the_name_of_the_config_file(make_cfg: MakeCfg, tmp_path:
     (tmp_path / "run").mkdir()
     Run(make_cfg(), "vit_b16").finish({"anything": 1})
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == {
-        "schema": 1,
+        "schema": 2,
         "config": "vit_b16",
         "anything": 1,
     }
