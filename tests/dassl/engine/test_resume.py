@@ -13,6 +13,7 @@ import dassl_toy as toy
 import pytest
 import torch
 
+from dassl.config.free_keys import FREE_KEYS
 from dassl.engine import Run
 from dassl.utils import load_checkpoint
 
@@ -66,6 +67,10 @@ MOMENTS = {
     "in the last epoch": in_epoch(3),
     "half of a checkpoint written": die_at(torch, "save", lambda state, _: state["epoch"] == 2, half=True),
     "checkpoint written but not named": die_at(os, "replace", lambda _, to: str(to).endswith("model.pth.tar-2")),
+    "last checkpoint written but not named": die_at(os, "replace", lambda _, to: str(to).endswith("model.pth.tar-3")),
+    "best or first checkpoint not yet there": die_at(
+        os, "replace", lambda _, to: str(to).endswith(("model-best.pth.tar", "model.pth.tar-1"))
+    ),
     "old checkpoint not yet removed": die_at(Path, "unlink", lambda path, **_: path.name == "model.pth.tar-1"),
     "last old checkpoint not yet removed": die_at(Path, "unlink", lambda path, **_: path.name == "model.pth.tar-2"),
     "before the final test": die_at(toy.ToyTrainer, "after_train", lambda self: True),
@@ -78,12 +83,15 @@ def state_of(folder: Path) -> dict[str, Any]:
     """All that must not depend on a kill: figures, results, names of the files, checkpoints."""
     results = json.loads((folder / "results.json").read_text())
     del results["train_time_sec"]
+    for part in (results, results["train"]):
+        part["settings"] = {key: value for key, value in part["settings"].items() if key not in FREE_KEYS}
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if ".tmp" not in path.name)
     return {
         "metrics": toy.read_metrics(folder),
         "board": toy.read_board(folder),
         "results": results,
         "files": [name for name in files if "tfevents" not in name],
+        "named": {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.glob("*/checkpoint"))},
         "checkpoints": {
             str(path.relative_to(folder)): load_checkpoint(str(path)) for path in sorted(folder.glob("*/model*.tar*"))
             if ".tmp" not in path.name
