@@ -136,7 +136,7 @@ def zero_shot(clip_model: FrozenCLIP, recipe: Recipe, per_class: int = 12) -> di
                 for i in range(per_class)
             ]
             images = prepare(render_images(jobs, f"test images, {dataset} {domain}"))
-            feats = torch.cat([F.normalize(clip_model.encode_image(x).final) for x in images.split(256)])
+            feats = torch.cat([F.normalize(clip_model.encode_image(x)) for x in images.split(256)])
             labels = torch.arange(len(names)).repeat_interleave(per_class)
             table[dataset][domain] = 100 * ((feats @ text.t()).argmax(-1) == labels).float().mean().item()
     return table
