@@ -1,6 +1,6 @@
 """Frozen CLIP for prompt learning: the only package that imports open_clip.
 
-`load` gives a `FrozenCLIP`, which encodes images (with the per-block token statistics that style and content
+`load` gives a `FrozenCLIP`, which encodes images (on request with the per-block token statistics that style and content
 prompts are made of), texts, and prompts given as embeddings; `available_models` lists the names it knows.
 """
 

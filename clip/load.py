@@ -166,12 +166,13 @@ def _architecture(architecture: str, tag: str, name: str, options: dict[str, Any
             raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} names the weight file {tag}, which does not exist")
     if not options["load_weights"]:
         return _build(base, name, options, force_quick_gelu=named_quick)
+    kind = _kind(file)
     other = base if named_quick else base + _QUICK
     print(
         f"{name}: {_activation(named_quick)} is assumed; for weights trained with {_activation(not named_quick)} "
         f"set MODEL.BACKBONE.NAME to {other}:{tag}"
     )
-    if _kind(file) == "torchscript":
+    if kind == "torchscript":
         model = _build(base, name, {**options, "load_weights": False}, force_quick_gelu=named_quick)
         return _fill(model, read_weights(file), file)
     return _build(base, name, options, file, force_quick_gelu=named_quick)
@@ -209,9 +210,9 @@ def _file(path: str, name: str, options: dict[str, Any]) -> Any:
         state = read_weights(path)
         config = _sizes(state)
     except KeyError as error:
-        raise _unfit(path, f"it has no {error}") from error
+        raise _unfit(path, f"has no {error}") from error
     except ValueError as error:
-        raise _unfit(path, str(error)) from error
+        raise _unfit(path, str(error).removeprefix(f"{path} ")) from error
     model = _build("ViT-B-32", name, {**options, "load_weights": False}, force_quick_gelu=True, **config)
     if not options["load_weights"]:
         return model
@@ -224,7 +225,7 @@ def _file(path: str, name: str, options: dict[str, Any]) -> Any:
 
 def _unfit(path: str, why: str) -> ValueError:
     return ValueError(
-        f"MODEL.BACKBONE.NAME: {path} is no file of OpenAI CLIP weights ({why}); for other open_clip weights give "
+        f"MODEL.BACKBONE.NAME: {path} is no file of OpenAI CLIP weights: it {why}; for other open_clip weights give "
         "MODEL:FILE"
     )
 
@@ -275,7 +276,7 @@ def _fill(model: Any, state: dict[str, torch.Tensor], path: str) -> Any:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise _unfit(path, reason(error)) from error
+        raise _unfit(path, f"does not fit: {reason(error)}") from error
     return model
 
 
@@ -287,8 +288,8 @@ def _check_config(config: dict[str, Any], name: str) -> None:
         odd.append("multimodal_cfg")
     if odd:
         raise ValueError(
-            f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's ({', '.join(odd)}); its tokens are "
-            "CLIP's, its blocks causal, its feature read at the end token. Use e.g. ViT-B/16, RN50 or "
+            f"MODEL.BACKBONE.NAME: {name!r} has a text tower that is not CLIP's ({', '.join(odd)}), which takes CLIP's "
+            "tokens, is causal and gives the feature at the end token. Use e.g. ViT-B/16, RN50 or "
             "ViT-B-16:laion2b_s34b_b88k"
         )
     if ":" in (config["vision_cfg"].get("timm_model_name") or ""):

@@ -211,7 +211,7 @@ def test_packed_values_are_refused(tmp_path):
 def test_files_that_are_no_weights_say_what_they_are(content, message, form, suffix, tmp_path):
     path = tmp_path / f"saved{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"saved{suffix} {message}") as error:
+    with pytest.raises(ValueError, match=f"saved{suffix} .*{message}") as error:
         clip.load(form.format(path))
     assert "weights_only" not in str(error.value)
 
