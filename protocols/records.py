@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from ast import literal_eval
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -91,13 +92,14 @@ class Result:
         return self.name, self.data, self.classes, self.method, self.source, self.source_data, self.source_classes
 
 
-def dataset_stems() -> dict[str, str]:
-    """Registry name of a data set -> name of its config file."""
-    stems: dict[str, str] = {}
+def known_splits() -> dict[str, definitions.Split]:
+    """Registry name of a data set -> the name of its config file and the domains that this sets."""
+    known: dict[str, definitions.Split] = {}
     for path in sorted((definitions.ROOT / "configs" / "datasets").glob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        stems.setdefault(content.get("DATASET", {}).get("NAME", ""), path.stem)
-    return stems
+        node = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("DATASET", {})
+        sources, targets = (literal_eval(node.get(key, "()")) for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"))
+        known.setdefault(node.get("NAME", ""), definitions.Split(path.stem, "", sources, targets))
+    return known
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -183,17 +185,18 @@ def method_settings(leaves: dict[str, Any], train: dict[str, Any] | None, record
     return tuple(sorted(found.items()))
 
 
-def split_of(tree: dict[str, Any], stems: dict[str, str], kind: str) -> tuple[str, str]:
-    """Data set by the name of its config, and with the domains that were trained or tested on."""
+def split_of(tree: dict[str, Any], known: dict[str, definitions.Split], kind: str) -> tuple[str, str]:
+    """Data set by the name of its config, and with the domains trained or tested on if they are not the usual ones."""
     dataset = entry(tree, "dataset", str)
-    stem = stems.get(dataset, dataset.lower())
+    usual = known.get(dataset, definitions.Split(dataset.lower(), ""))
     domains = [tree.get(key) or [] for key in ("source_domains", "target_domains")]
     if any(not isinstance(d, list) or not all(isinstance(word, str) for word in d) for d in domains):
         raise ValueError(f"results.json has no usable field of domains: {domains}")
-    return stem, definitions.Split(stem, "", tuple(domains[0]), tuple(domains[1])).name(kind)
+    split = replace(usual, sources=tuple(domains[0]), targets=tuple(domains[1]))
+    return usual.dataset, usual.dataset if split == usual else split.name(kind)
 
 
-def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) -> Result:
+def parse_record(folder: Path, record: dict[str, Any], known: dict[str, definitions.Split]) -> Result:
     """Makes a Result of a results.json.
 
     Raises:
@@ -222,8 +225,8 @@ def parse_record(folder: Path, record: dict[str, Any], stems: dict[str, str]) ->
     of_scripts = len(parts) > 6 and parts[-6].partition("_")[0] in ("train", "test")
     if of_scripts and (parts[-3], parts[-1]) != (method.trainer, f"seed{seed}"):
         raise ValueError(f"results.json is of another run: {method.trainer}, seed {seed}")
-    dataset, name = split_of(record, stems, "test")
-    source, source_name = split_of(train, stems, "train") if train else (None, None)
+    dataset, name = split_of(record, known, "test")
+    source, source_name = split_of(train, known, "train") if train else (None, None)
     return Result(
         folder=folder,
         kind="test" if tests_only else "train",
@@ -246,7 +249,7 @@ def images_of(dataset: str, leaves: dict[str, Any], images: str = "") -> Data:
     return Data(dataset, os.path.realpath(root) if os.path.isabs(root) else root, split_file, images)
 
 
-def read_folder(folder: Path, stems: dict[str, str]) -> Result:
+def read_folder(folder: Path, known: dict[str, definitions.Split]) -> Result:
     """The result of a run's folder.
 
     Raises:
@@ -259,12 +262,12 @@ def read_folder(folder: Path, stems: dict[str, str]) -> Result:
         raise ValueError("unfinished: no file 'done'")
     if not (folder / "results.json").is_file():
         raise ValueError("finished, but without results.json")
-    return parse_record(folder, read_object(folder / "results.json"), stems)
+    return parse_record(folder, read_object(folder / "results.json"), known)
 
 
 def read_runs(root: Path) -> tuple[list[Result], list[str]]:
     """Reads all runs below `root`; returns them and a line for each folder that does not count."""
-    stems, problems = dataset_stems(), []
+    known, problems = known_splits(), []
     found: list[Result] = []
     for folder_name, subfolders, files in os.walk(root):
         if not MARKERS & set(files):
@@ -273,11 +276,11 @@ def read_runs(root: Path) -> tuple[list[Result], list[str]]:
         subfolders.clear()
         folder = Path(folder_name)
         try:
-            found.append(read_folder(folder, stems))
+            found.append(read_folder(folder, known))
         except (ValueError, OSError) as error:
             problems.append(f"{folder.relative_to(root) if folder != root else folder}: {error}")
     results: dict[tuple[object, ...], Result] = {}
-    found = told_apart(found, stems.get(OWN_IMAGES, ""))
+    found = told_apart(found, known[OWN_IMAGES].dataset if OWN_IMAGES in known else "")
     for result in sorted(found, key=lambda result: result.kind == "test"):  # a test replaces a training's own
         key = (*result.group, result.seed)
         if key in results and (results[key].kind, result.kind) != ("train", "test"):

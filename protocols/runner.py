@@ -35,7 +35,7 @@ from dassl.config.free_keys import FREE_KEYS
 from dassl.names import choose
 from protocols import definitions
 from protocols.plan import Job, Settings, plan, read_settings
-from protocols.records import OWN_IMAGES, read_config
+from protocols.records import OWN_IMAGES, read_config, read_object
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_SEC = 20  # for a child to end by itself; schedulers send SIGKILL half a minute after SIGTERM
@@ -171,7 +171,9 @@ def accuracy(folder: Path) -> str:
 
 
 def check_finished(run: Job) -> None:
-    """Compares a finished run's config with the one that it would get now; one without config.yaml is left alone.
+    """Compares a finished run's config with the one that it would get now, and the weights that a test was made with.
+
+    A run without config.yaml is left alone.
 
     Raises:
         RunError: They differ in what changes a result, or cannot be compared.
@@ -185,18 +187,14 @@ def check_finished(run: Job) -> None:
         train, trainers = importlib.import_module("train"), importlib.import_module("trainers")
         defaults = get_cfg_default()
         trainers.add_config(defaults)
-        default, now = flatten(defaults), flatten(train.build_config(train.parse_args(list(run.argv))))
-    except (ValueError, OSError) as error:
+        now = flatten(train.build_config(train.parse_args(list(run.argv))))
+        # A key that the code got later had its default.
+        differs = differences({**flatten(defaults), **before}, now)
+        if run.weights and not differs:
+            tested = (read_object(run.folder / "results.json").get("train") or {}).get("settings", {})
+            differs = differences(tested, read_config(run.weights), "in its weights' training, ")
+    except (ValueError, OSError, AttributeError) as error:
         raise RunError(f"{run.folder} is finished, but cannot be compared with this command: {error}") from None
-    # A trainer sets the backbone's own keys; a key that the code got later had its default.
-    free = FREE_KEYS | {"INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"}
-    if now["DATASET.NAME"] == OWN_IMAGES:
-        free -= {"DATASET.ROOT", "DATASET.SPLIT_FILE"}
-    differs = [
-        f"{key} was {old!r}, is {plain(now[key])!r} now"
-        for key in sorted(now.keys() - free)
-        if (old := before.get(key, plain(default.get(key)))) != plain(now[key])
-    ]
     if differs:
         raise RunError(
             f"{run.folder} holds a finished run with another config ({'; '.join(differs)}): "
@@ -204,9 +202,19 @@ def check_finished(run: Job) -> None:
         )
 
 
-def plain(value: Any) -> Any:
-    """A config's value as config.yaml gives it back."""
-    return list(value) if isinstance(value, tuple) else value
+def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+    """The keys of two configs that differ and change a result, with both values."""
+    free = FREE_KEYS | {"INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"}  # a trainer sets the backbone's own
+    if now.get("DATASET.NAME") == OWN_IMAGES:
+        free -= {"DATASET.ROOT", "DATASET.SPLIT_FILE"}
+    old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in config.items()} for config in (before, now))
+    for config in (old, new):
+        config["DATASET.ROOT"] = os.path.realpath(str(config.get("DATASET.ROOT", "")))
+    return [
+        f"{where}{key} was {old[key]!r}, is {new[key]!r} now"
+        for key in sorted((old.keys() & new.keys()) - free)
+        if old[key] != new[key]
+    ]
 
 
 class Progress:

@@ -5,7 +5,8 @@
 #
 # DATASETS names what to train on: paper (the default: the paper's sets), embedded (the rendered ones), or a list such
 # as "dtd eurosat"; TRAINER may name several methods. The settings are otherwise those of train.sh.
-# Finished runs are skipped, so the same command goes on after an interruption. A failed run is named at the end.
+# Finished runs are skipped, so the same command goes on after an interruption (SIGTERM, SIGINT and SIGHUP are passed on
+# to the run and its end is waited for; if this process is killed, the run ends too). A failed run is named at the end.
 # What train.py prints is in each run's log.txt. Several benchmarks at once on one OUTPUT share the runs.
 #
 #   DATASETS=embedded TRAINER="GOPro ZeroshotCLIP" bash scripts/benchmark.sh base2new

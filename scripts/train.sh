@@ -10,7 +10,7 @@
 # Settings, in the environment or as flags: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16),
 #   TRAINER (GOPro), CFG (a file in configs/trainers/$TRAINER; default tiny for the rendered sets, vit_b16 for the
 #   others). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1 (only show train.py's arguments).
-# A finished run is skipped, an unfinished one is resumed.
+# A finished run is skipped (one with another config is an error), an unfinished one is resumed.
 #
 #   DATA=/data SEEDS="1 2" bash scripts/train.sh caltech101 base2new
 #   bash scripts/train.sh caltech101 base2new --data /data --seeds 1 2 OPTIM.MAX_EPOCH 10

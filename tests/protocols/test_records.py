@@ -32,6 +32,22 @@ def test_a_training_on_some_domains_is_named_after_those_it_was_tested_on(add_ru
     assert run.name == "pacs-sketch"
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets", "name"),
+    [
+        (["sketch"], ["sketch"], "shapes"),  # as configs/datasets/shapes.yaml has it
+        (["photo"], ["sketch"], "shapes-sketch"),
+        (["sketch"], ["photo"], "shapes-photo"),
+    ],
+)
+def test_the_usual_domains_of_a_data_set_are_not_named(add_run, tmp_path, sources, targets, name):
+    domains = {"source_domains": sources, "target_domains": targets}
+    add_run("base2new", "train", "shapes", "GOPro", 1, 80.0, "base", **domains)
+    ((run,), _) = read_runs(tmp_path)
+    assert run.name == name
+    assert run.source == ("shapes" if name == "shapes" else f"shapes-{sources[0]}")
+
+
 def test_a_separate_test_replaces_the_trainings_own(add_run, tmp_path):
     add_run("base2new", "train", "dtd", "GOPro", 1, 70.0, "base")
     add_run("base2new", "test", "dtd", "GOPro", 1, 71.0, "base")

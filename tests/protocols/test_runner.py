@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dassl.config import flatten
 from protocols import runner
 from protocols.plan import DEFAULTS, plan, read_settings, split_flags
 
@@ -365,13 +366,29 @@ def test_an_edited_config_file_is_noticed_and_a_key_that_came_later_had_its_defa
     assert "(OPTIM.GAMMA was 0.1, is 0.3 now)" in capsys.readouterr().err
 
 
+def test_a_test_of_weights_that_were_trained_anew_in_another_way_is_refused(finished, fake_train, tmp_path, capsys):
+    assert runner.main(["test", "shapes", "base2new"]) == 0
+    jobs = [run for run in plan(read_settings([]), "base2new", "shapes") if run.argv and run.split.classes == "new"]
+    folder = jobs[0].folder
+    (folder / "config.yaml").write_text(yaml.safe_dump(config_of(jobs[0])))
+    trained = flatten(yaml.safe_load((jobs[0].weights / "config.yaml").read_text()))
+    (folder / "results.json").write_text(json.dumps({"train": {"settings": trained}, "results": {"accuracy": 50.0}}))
+    assert runner.main(["test", "shapes", "base2new"]) == 0
+    finished(OPTIM__LR=0.7)
+    assert runner.main(["test", "shapes", "base2new"]) == 2
+    assert "in its weights' training, OPTIM.LR was 0.002, is 0.7 now" in capsys.readouterr().err
+
+
 def test_a_folder_of_ones_own_images_is_what_was_trained_on(fake_train, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEEDS", "1")
     words = ["image_folder", "base2new", "--cfg", "tiny", "--data"]
+    link = tmp_path / "link"
+    link.symlink_to("/a/cats")
     assert runner.main(["train", *words, "/a/cats"]) == 0
     (run,) = [r for r in plan(read_settings(words[2:] + ["/a/cats"]), "base2new", "image_folder") if r.kind == "train"]
     (run.folder / "config.yaml").write_text(yaml.safe_dump(config_of(run)))
     assert runner.main(["train", *words, "/a/cats"]) == 0
+    assert runner.main(["train", *words, str(link)]) == 0
     assert runner.main(["train", *words, "/a/birds"]) == 2
     assert "DATASET.ROOT was '/a/cats', is '/a/birds' now" in capsys.readouterr().err
 
