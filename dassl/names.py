@@ -47,4 +47,6 @@ def choose(value: str, allowed: Iterable[str], what: str) -> str:
     allowed = list(allowed)
     if value in allowed:
         return value
-    raise ValueError(f"unknown {what}: {value!r}.{did_you_mean(value, allowed)} Allowed: {', '.join(allowed)}")
+    raise ValueError(
+        f"unknown {what}: {value!r}.{did_you_mean(value, allowed)} Allowed: {', '.join(allowed) or 'none'}"
+    )

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dassl.names import choose
+from dassl.names import choose, is_config_key
 from protocols import definitions
 from protocols.definitions import ROOT, Split
 
@@ -28,7 +28,6 @@ OWNED = {
     **{"DATASET.ROOT": "DATA", "SEED": "SEEDS", "TRAINER.NAME": "TRAINER", "DATASET.NAME": "DATASET"},
     **{"OUTPUT_DIR": "OUTPUT"},
 }
-KEY = re.compile(r"[A-Z][A-Z_0-9]*(\.[A-Z_0-9]+)+|USE_CUDA|VERBOSE|SEED|RESUME|OUTPUT_DIR")
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
         if name in DEFAULTS and flag == f"--{name.lower()}":
             target = given[name] = [value] if value else []
             continue
-        if target and (word.startswith("--") or KEY.fullmatch(word)):
+        if target and (word.startswith("--") or is_config_key(word)):
             target = rest
         target.append(word)
     for name, values in given.items():
@@ -104,7 +103,7 @@ def read_settings(words: list[str]) -> Settings:
     pairs: list[str] = []
     remaining = iter(rest)
     for word in remaining:
-        if not KEY.fullmatch(word):
+        if not is_config_key(word):
             flags.append(word)
         elif (value := next(remaining, None)) is not None:
             pairs += [word, value]
@@ -179,7 +178,7 @@ def make_job(
         "--output-dir": folder,
     }
     # User flags, then ours, then KEY VALUE pairs: a flag with several values must not stand before a key.
-    cut = next((i for i, word in enumerate(opts.extra) if KEY.fullmatch(word)), len(opts.extra))
+    cut = next((i for i, word in enumerate(opts.extra) if is_config_key(word)), len(opts.extra))
     argv = [*opts.extra[:cut]]
     if split.sources:
         argv += ["--source-domains", *split.sources, "--target-domains", *split.targets]

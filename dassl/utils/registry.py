@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from dassl.names import choose
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -57,13 +58,7 @@ class Registry:
         Raises:
             ValueError: Unknown name; close matches and all names are given.
         """
-        if name not in self._objects:
-            close = difflib.get_close_matches(name, self._objects, n=3, cutoff=0.4)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ValueError(
-                f"unknown {self._name} {name!r}{hint} Registered: {', '.join(self.registered_names()) or 'none'}"
-            )
-        return self._objects[name]
+        return self._objects[choose(name, self.registered_names(), self._name)]
 
     def registered_names(self) -> list[str]:
         """All names, sorted."""

@@ -6,14 +6,13 @@ numpy are used. Pictures are drawn at twice the asked size and averaged down.
 
 from __future__ import annotations
 
-import difflib
 import math
 import random
-from collections.abc import Collection
 
 import numpy as np
 from PIL import Image
 
+from dassl.names import choose
 from datasets.rendered.glyphs import SHAPES
 from datasets.rendered.outlines import COUNTS, DIGITS, PATTERNS, Glyph, Part
 from datasets.rendered.styles import STYLES, Colour, hsv, luminance, mix
@@ -54,22 +53,14 @@ def render(dataset: str, class_name: str, domain: str, rng: random.Random, size:
     Raises:
         ValueError: If the data set, class or domain is unknown or the size too small.
     """
-    classes = VOCABULARIES[_known("dataset", dataset, VOCABULARIES)]
-    parts = classes[_known("class name", class_name, classes)](rng)
+    classes = VOCABULARIES[choose(dataset, VOCABULARIES, "dataset")]
+    parts = classes[choose(class_name, classes, "class name")](rng)
     if size < 16:
         raise ValueError(f"size: got {size}, must be at least 16 pixels")
-    style = STYLES[_known("domain", domain, STYLES)]
+    style = STYLES[choose(domain, STYLES, "domain")]
     placed = _place(parts, class_name, dataset, rng, 2 * size)
     palette = _palette(class_name, rng)
     return style(placed, palette, rng, np.random.default_rng(rng.getrandbits(32)), size, dataset)
-
-
-def _known(what: str, value: str, allowed: Collection[str]) -> str:
-    if value not in allowed:
-        close = difflib.get_close_matches(value, list(allowed), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"{what}: got {value!r}{hint}, must be one of {', '.join(allowed)}")
-    return value
 
 
 def _place(parts: list[Part], name: str, dataset: str, rng: random.Random, side: int) -> list[Part]:

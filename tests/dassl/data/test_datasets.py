@@ -87,5 +87,5 @@ def test_unknown_data_set_names_close_ones() -> None:
     cfg = get_cfg_default()
     cfg.DATASET.NAME = "ToyImage"
     assert "ToyImages" in DATASET_REGISTRY.registered_names()
-    with pytest.raises(ValueError, match="unknown DATASET 'ToyImage'; did you mean ToyImages"):
+    with pytest.raises(ValueError, match="unknown DATASET: 'ToyImage'[.] Did you mean ToyImages"):
         build_dataset(cfg)

@@ -141,5 +141,5 @@ def test_own_evaluator_is_used_by_name(make_cfg: MakeCfg) -> None:
 
 
 def test_unknown_evaluator_is_refused(make_cfg: MakeCfg) -> None:
-    with pytest.raises(ValueError, match="unknown EVALUATOR 'Clasification'; did you mean Classification"):
+    with pytest.raises(ValueError, match="unknown EVALUATOR: 'Clasification'[.] Did you mean Classification"):
         build_evaluator(make_cfg("TEST.EVALUATOR", "Clasification"))

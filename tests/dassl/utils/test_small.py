@@ -49,16 +49,16 @@ def test_file_imported_twice_is_no_conflict() -> None:
 
 def test_unknown_name_gives_close_matches_and_all_names() -> None:
     registry = Registry("THING")
-    with pytest.raises(ValueError, match="unknown THING 'a' Registered: none"):
+    with pytest.raises(ValueError, match="unknown THING: 'a'. Allowed: none"):
         registry.get("a")
     for name in ("GOPro", "ZeroshotCLIP"):
         registry.register(type(name, (), {}))
-    with pytest.raises(ValueError, match="unknown THING 'GoPro'; did you mean GOPro.* Registered: GOPro, ZeroshotCLIP"):
+    with pytest.raises(ValueError, match="unknown THING: 'GoPro'[.] Did you mean GOPro.* Allowed: GOPro, ZeroshotCLIP"):
         registry.get("GoPro")
 
 
 def test_unknown_trainer_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown TRAINER 'ToyTrain'; did you mean ToyTrainer"):
+    with pytest.raises(ValueError, match="unknown TRAINER: 'ToyTrain'[.] Did you mean ToyTrainer"):
         build_trainer(SimpleNamespace(TRAINER=SimpleNamespace(NAME="ToyTrain")))
 
 

@@ -106,9 +106,9 @@ def test_counted_objects_are_as_many_as_named_and_apart(class_name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("Shape", "fish", "photo", 64), "dataset: got 'Shape' .*'Shapes'.*Patterns"),
-        (("Shapes", "fisch", "photo", 64), "class name: got 'fisch' .*'fish'"),
-        (("Shapes", "fish", "foto", 64), "domain: got 'foto' .*'photo'.*sketch"),
+        (("Shape", "fish", "photo", 64), "dataset: 'Shape'.*Shapes.*Patterns"),
+        (("Shapes", "fisch", "photo", 64), "class name: 'fisch'.*Did you mean fish"),
+        (("Shapes", "fish", "foto", 64), "domain: 'foto'.*photo.*sketch"),
         (("Shapes", "fish", "photo", 8), "size: got 8"),
     ],
 )

@@ -259,9 +259,9 @@ def test_input_size_mean_and_std_are_the_backbones(run):
 
 
 def test_unknown_trainer_and_data_set_name_close_matches(run):
-    with pytest.raises(ValueError, match="unknown TRAINER 'GoPro'; did you mean GOPro"):
+    with pytest.raises(ValueError, match="unknown TRAINER: 'GoPro'[.] Did you mean GOPro"):
         run("out", "--trainer", "GoPro")
-    with pytest.raises(ValueError, match="unknown DATASET 'ImageFolders'; did you mean ImageFolder"):
+    with pytest.raises(ValueError, match="unknown DATASET: 'ImageFolders'[.] Did you mean ImageFolder"):
         run("out2", "DATASET.NAME", "ImageFolders")
     with pytest.raises(ValueError, match="unknown config key TRAINER.GOPRO.N_CTXT.*TRAINER.GOPRO.N_CTX"):
         run("out3", "TRAINER.GOPRO.N_CTXT", "4")
