@@ -148,12 +148,14 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
         trainer = build_trainer(cfg)
         if args.no_train:
             return None
-        learns = bool(trainer.get_model_names())
-        if args.eval_only:
+        learns, weights = bool(trainer.get_model_names()), ""
+        if args.eval_only and learns:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)
+            weights = args.model_dir if args.load_epoch is None else f"{args.model_dir} (epoch {args.load_epoch})"
+            free = trainer.free_keys(trainer.loaded_meta)
         else:
-            trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
-        this_run.begin("train" if learns and not args.eval_only else "test", args.model_dir if learns else "")
+            free = trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
+        this_run.begin("train" if learns and not args.eval_only else "test", weights, free)
         if args.eval_only:
             trainer.test()
         else:

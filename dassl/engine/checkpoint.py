@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,15 @@ def restore_rng_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Name the file when what a checkpoint holds is not what it should be; raises ValueError."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds something else than expected ({type(error).__name__}: {error})") from error
+
+
 class Checkpoints(Optimisation):
     """Saving, resuming and loading the registered models."""
 
@@ -170,15 +180,23 @@ class Checkpoints(Optimisation):
         """Hook: config keys that may differ from the checkpoint's, beside `FREE_KEYS`."""
         return ()
 
-    def check_resume(self, directory: str) -> None:
+    def check_resume(self, directory: str) -> Collection[str]:
         """Whether training can go on from a folder's newest checkpoint, if it has one; changes nothing.
+
+        Returns:
+            Config keys that may differ from the checkpoint's, beside `FREE_KEYS`.
 
         Raises:
             OtherConfigError: The run there has another config, or other data.
         """
+        free: Collection[str] = ()
         for name in self.get_model_names() if self._epochs(directory) else []:
             path = os.path.join(directory, name, f"model.pth.tar-{self._epochs(directory)[-1]}")
-            self._check_same_run(load_checkpoint(path).get("meta", {}), directory)
+            with reading(path):
+                meta = load_checkpoint(path).get("meta", {})
+                self._check_same_run(meta, directory)
+                free = self.free_keys(meta)
+        return free
 
     def _check_same_run(self, meta: dict[str, Any], directory: str) -> None:
         own = self.checkpoint_meta()
@@ -210,20 +228,21 @@ class Checkpoints(Optimisation):
         for name in self.get_model_names():
             path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
             checkpoint = load_checkpoint(path)
-            self._check_same_run(checkpoint.get("meta", {}), directory)
-            self._load_weights(name, path, checkpoint)
-            for target, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
-                if target is None:
-                    continue
-                if not checkpoint.get(key):
-                    raise ValueError(f"{path} holds no {key} state: it can be tested, but training cannot go on")
-                target.load_state_dict(checkpoint[key])
-            if self.scaler is not None and checkpoint.get("scaler"):
-                self.scaler.load_state_dict(checkpoint["scaler"])
-                self._scale = self.scaler.get_scale()
-            self.best_result = checkpoint.get("best_result", self.best_result)
-            if "rng" in checkpoint:
-                restore_rng_states(checkpoint["rng"])
+            with reading(path):
+                self._check_same_run(checkpoint.get("meta", {}), directory)
+                self._load_weights(name, path, checkpoint)
+                for target, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
+                    if target is None:
+                        continue
+                    if not checkpoint.get(key):
+                        raise ValueError(f"{path} holds no {key} state: it can be tested, but training cannot go on")
+                    target.load_state_dict(checkpoint[key])
+                if self.scaler is not None and checkpoint.get("scaler"):
+                    self.scaler.load_state_dict(checkpoint["scaler"])
+                    self._scale = self.scaler.get_scale()
+                self.best_result = float(checkpoint.get("best_result", self.best_result))
+                if "rng" in checkpoint:
+                    restore_rng_states(checkpoint["rng"])
         print(f"Resuming from {directory} after epoch {epoch}")
         return epoch
 
@@ -255,10 +274,11 @@ class Checkpoints(Optimisation):
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}")
             checkpoint = load_checkpoint(path)
-            self._load_weights(name, path, checkpoint)
-            self.loaded_meta = checkpoint.get("meta", {})
-            self.epoch = checkpoint["epoch"]
-            print(f"Loaded {path} (epoch {checkpoint['epoch']})")
+            with reading(path):
+                self._load_weights(name, path, checkpoint)
+                self.loaded_meta = checkpoint.get("meta", {})
+                self.epoch = int(checkpoint["epoch"])
+            print(f"Loaded {path} (epoch {self.epoch})")
 
     def _load_weights(self, name: str, path: str, checkpoint: dict[str, Any]) -> None:
         if "state_dict" not in checkpoint:

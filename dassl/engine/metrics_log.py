@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dassl.utils import write_text
 
@@ -27,9 +28,15 @@ class MetricsLog:
     """
 
     def __init__(self, folder: str, board_dir: str, start_step: int | None) -> None:
+        self._path, self._board_dir, self._start_step = Path(folder, "metrics.jsonl"), board_dir, start_step
+        self._file: TextIO | None = None
+
+    @cached_property
+    def board(self) -> Any:
+        """TensorBoard's writer. Both files are opened at the first figure: until then nothing is dropped."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        path = Path(folder, "metrics.jsonl")
+        path, start_step = self._path, self._start_step
         kept: list[dict[str, Any]] = []
         if start_step is not None:
             kept = [record for record in _read(path) if record["step"] < start_step]
@@ -37,33 +44,39 @@ class MetricsLog:
                 write_text("".join(json.dumps(record) + "\n" for record in kept), path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
-        shown = _on_board(board_dir) if kept else set()
-        self.board: Any = SummaryWriter(board_dir, purge_step=start_step)
+        shown = _on_board(self._board_dir) if kept else set()
+        board = SummaryWriter(self._board_dir, purge_step=start_step)
         lacking = [record for record in kept if any((tag, record["step"]) not in shown for tag, _ in _scalars(record))]
         for record in lacking:
-            self._add_to_board(record)
+            _add_to_board(board, record)
         if lacking:
-            print(f"{board_dir} lacked the figures of {len(lacking)} records of metrics.jsonl: written anew")
+            print(f"{self._board_dir} lacked the figures of {len(lacking)} records of metrics.jsonl: written anew")
+        return board
 
     def add(self, split: str, epoch: int, step: int, values: Mapping[str, float], **extra: int) -> None:
         """Figures of one training step, or of one evaluation after `epoch` epochs."""
         record = {"split": split, "epoch": epoch, "step": step, **extra, **values}
+        board = self.board
+        assert self._file is not None
         self._file.write(json.dumps(record) + "\n")
-        self._add_to_board(record)
-
-    def _add_to_board(self, record: Mapping[str, Any]) -> None:
-        for tag, value in _scalars(record):
-            self.board.add_scalar(tag, value, record["step"])
+        _add_to_board(board, record)
 
     def flush(self) -> None:
         """Bring everything to the disk, so that it is not lost if the process is killed."""
-        self._file.flush()
-        self.board.flush()
+        if self._file is not None:
+            self._file.flush()
+            self.board.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
-        self.board.close()
+        if self._file is not None:
+            self._file.close()
+            self.board.close()
+
+
+def _add_to_board(board: Any, record: Mapping[str, Any]) -> None:
+    for tag, value in _scalars(record):
+        board.add_scalar(tag, value, record["step"])
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

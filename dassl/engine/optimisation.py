@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dassl.utils import tolist_if_not
-from dassl.utils.distributed import average_gradients, get_world_size
+from dassl.utils.distributed import average_gradients, gather_lists, get_world_size
 
 
 class Precision(NamedTuple):
@@ -115,9 +115,10 @@ class Optimisation:
         if not torch.isfinite(loss).all():
             self.stop_not_finite({k: v.item() for k, v in (parts or {"loss": loss.mean()}).items()})
 
-    def stop_not_finite(self, parts: dict[str, float]) -> None:
-        """Raise FloatingPointError; see `detect_anomaly`."""
-        images = (self.batch or {}).get("impath", [])
+    def stop_not_finite(self, parts: dict[str, float], everywhere: bool = False) -> None:
+        """Raise FloatingPointError; see `detect_anomaly`. `everywhere`: all processes do, and name their images."""
+        images = list((self.batch or {}).get("impath", []))
+        images = gather_lists(images) if everywhere else images
         raise FloatingPointError(
             f"loss is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} "
             f"({', '.join(f'{name} {value:.4g}' for name, value in parts.items())}); "

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from dassl.utils import collect_env_info, read_json, set_random_seed, write_json, write_text
+from dassl.utils import collect_env_info, read_json, read_text, set_random_seed, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_object, init_distributed, is_main_process, shutdown_distributed
 from dassl.utils.logger import Tee
 from dassl.utils.tools import remove_stale_files, versions
 
 from .checkpoint import OtherConfigError, check_same_config
+
+_FILES = ("config.yaml", "env.json", "log.txt", "metrics.jsonl", "few_shot.json", "results.json", "failed.json", "done")
 
 
 def git_commit() -> str:
@@ -76,6 +78,9 @@ class Run:
         self.finished = (self.dir / "done").is_file()  # by an earlier process
         self.begun = False
         self.tee: Tee | None = None
+        for name in _FILES:
+            if (self.dir / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, "a folder lies where a run keeps a file", str(self.dir / name))
         self.env = {
             "command": shlex.join(["python", "train.py", *argv]),
             "seed": cfg.SEED,
@@ -86,53 +91,59 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
-    def begin(self, kind: str = "train", weights: str = "") -> None:
+    def begin(self, kind: str = "train", weights: str = "", free: Collection[str] = ()) -> None:
         """Make the folder this run's, after a look at what lies there; the trainer is built by now.
 
         Args:
             kind: `train`, or `test` for an evaluation of weights from elsewhere, or of a method that learns nothing.
             weights: For tests, where the weights come from.
+            free: Config keys that may differ from those of the run that lies there, beside `FREE_KEYS`.
 
         Raises:
             OtherConfigError: A run of another kind or config lies there; it stays as it is.
         """
         self.env |= {"kind": kind, "weights": os.path.abspath(weights) if weights else ""}
-        self._check_earlier(kind)
+        trained = any(self.dir.glob("*/model.pth.tar-*"))
+        if self.finished or trained:
+            self._check_earlier(kind, trained, free)
         self.begun = True
         if is_main_process():
             remove_stale_files(self.dir)
+            if self.finished and kind == "train" and not trained:  # its models were removed: it starts over
+                (self.dir / "done").unlink()
+                self.finished = False
             if not self.finished:  # a finished run keeps its records until the new ones are complete
                 (self.dir / "failed.json").unlink(missing_ok=True)
                 self._write_records()
             self._open_log()
         barrier()
 
-    def _check_earlier(self, kind: str) -> None:
-        earlier = "train" if any(self.dir.glob("*/model.pth.tar-*")) else ""
-        if self.finished and not earlier:
-            earlier = "test"
-        state = "finished" if self.finished else "unfinished"
-        if earlier and kind != earlier:
+    def _check_earlier(self, kind: str, trained: bool, free: Collection[str]) -> None:
+        earlier = "train" if trained or not self._read("results.json").get("eval_only") else "test"
+        if kind != earlier:
             words = {"train": "training", "test": "test"}
+            state = "a finished" if self.finished else "an unfinished"
             raise OtherConfigError(
-                f"{self.dir} holds a {state} {words[earlier]}, and this is a {words[kind]}; use another --output-dir"
+                f"{self.dir} holds {state} {words[earlier]}, and this is a {words[kind]}; use another --output-dir"
             )
-        if not self.finished:
-            return  # a training that goes on is compared with its checkpoint
         config = self.dir / "config.yaml"
-        if config.is_file() and earlier == "test":
+        if config.is_file():
             try:
-                saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ValueError(f"{config} of the finished run there cannot be read: {error}") from error
-            check_same_config(saved, self.cfg, str(self.dir))
-        before = read_json(self.dir / "env.json") if (self.dir / "env.json").is_file() else {}
-        tested = before.get("weights", self.env["weights"]) if isinstance(before, dict) else self.env["weights"]
+                saved = yaml.safe_load(read_text(config))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{config} of the run that lies there is no YAML: {error}") from error
+            check_same_config(saved if isinstance(saved, dict) else {}, self.cfg, str(self.dir), free)
+        tested = self._read("env.json").get("weights", self.env["weights"]) if kind == "test" else self.env["weights"]
         if tested != self.env["weights"]:
             raise OtherConfigError(
                 f"{self.dir} holds the finished test of {tested or 'no weights'}, and this is one of "
                 f"{self.env['weights'] or 'no weights'}; use another --output-dir"
             )
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.dir / name
+        content = read_json(path) if path.is_file() else {}
+        return content if isinstance(content, dict) else {}
 
     def _open_log(self) -> None:
         if self.tee is not None:
@@ -203,7 +214,8 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
         raise
     finally:
         if this.tee is not None:
-            this.tee.close()
+            with suppress(OSError):  # a full disk has been told by now
+                this.tee.close()
         sys.stdout = stdout
         shutdown_distributed()
 
@@ -211,7 +223,10 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
 def _about_space(error: BaseException, this: Run) -> OSError | None:
     """What to say in place of an error that comes of a full disk or full shared memory; None for another error."""
     text = str(error)
-    if isinstance(error, RuntimeError) and re.search("shared memory|Bus error|/torch_|/dev/shm", text):
+    workers = re.search("shared memory|Bus error|/torch_|/dev/shm|DataLoader worker.*No space left", text, re.DOTALL)
+    if isinstance(error, RuntimeError | OSError) and "Too many open files" in text:
+        return OSError(errno.EMFILE, "too many open files: raise the limit (ulimit -n 4096), or take fewer NUM_WORKERS")
+    if isinstance(error, RuntimeError | OSError) and workers:
         free = shutil.disk_usage("/dev/shm").free / 1e6 if os.path.isdir("/dev/shm") else 0
         return OSError(
             errno.ENOSPC,

@@ -221,7 +221,8 @@ class SimpleTrainer(TrainerBase):
         if is_main_process() and self.start_epoch:
             if self.cfg.RESUME:
                 self._copy_best_models(self.cfg.RESUME)
-            self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
+            if not Path(self.output_dir, "done").exists():
+                self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
             self._name_checkpoint(self.start_epoch)
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
@@ -335,7 +336,7 @@ class SimpleTrainer(TrainerBase):
         values = mean_over_processes(torch.stack([scalar.to(self.device) for scalar in scalars])).tolist()
         figures = dict(zip(summary, values, strict=True))
         if not all(map(math.isfinite, values)):
-            self.stop_not_finite(figures)
+            self.stop_not_finite(figures, everywhere=True)
         return figures
 
     @torch.no_grad()

@@ -158,8 +158,7 @@ def run_toy(cfg: CfgNode) -> Any:
     skip_seconds()
     with run(cfg, ["--toy"], config_name="toy") as this_run:
         trainer = build_trainer(cfg)
-        trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
-        this_run.begin()
+        this_run.begin(free=trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR))
         trainer.train()
         this_run.finish(trainer.result_record())
     return trainer
@@ -171,7 +170,8 @@ def test_toy(cfg: CfgNode, model_dir: Path | str, epoch: int | None = None) -> A
     with run(cfg, ["--toy"], config_name="toy") as this_run:
         trainer = build_trainer(cfg)
         trainer.load_model(str(model_dir), epoch=epoch)
-        this_run.begin("test", str(model_dir))
+        weights = f"{model_dir}" if epoch is None else f"{model_dir} (epoch {epoch})"
+        this_run.begin("test", weights, trainer.free_keys(trainer.loaded_meta))
         trainer.test()
         this_run.finish(trainer.result_record())
     return trainer
