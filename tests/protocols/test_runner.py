@@ -366,6 +366,13 @@ def test_an_edited_config_file_is_noticed_and_a_key_that_came_later_had_its_defa
     assert "(OPTIM.GAMMA was 0.1, is 0.3 now)" in capsys.readouterr().err
 
 
+def test_normalize_which_a_trainer_adds_makes_no_other_run(finished, capsys):
+    finished()
+    words = ["train", "shapes", "base2new", "--transforms", "random_resized_crop", "random_flip"]
+    assert runner.main(words) == 0 and "skipped: finished before" in capsys.readouterr().out
+    assert runner.main(words[:-1]) == 2
+
+
 def test_a_test_of_weights_that_were_trained_anew_in_another_way_is_refused(finished, fake_train, tmp_path, capsys):
     assert runner.main(["test", "shapes", "base2new"]) == 0
     jobs = [run for run in plan(read_settings([]), "base2new", "shapes") if run.argv and run.split.classes == "new"]
