@@ -32,51 +32,51 @@ class MetricsLog:
         self._file: TextIO | None = None
 
     @cached_property
+    def _kept(self) -> list[dict[str, Any]]:
+        """The records that stay when a run goes on."""
+        start = self._start_step
+        return [] if start is None else [record for record in _read(self._path) if record["step"] < start]
+
+    @cached_property
     def board(self) -> Any:
-        """TensorBoard's writer. Both files are opened at the first figure: until then nothing is dropped."""
+        """TensorBoard's writer, opened when it is needed."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        path, start_step = self._path, self._start_step
-        kept: list[dict[str, Any]] = []
-        if start_step is not None:
-            kept = [record for record in _read(path) if record["step"] < start_step]
-            if path.is_file():
-                write_text("".join(json.dumps(record) + "\n" for record in kept), path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
-        shown = _on_board(self._board_dir) if kept else set()
-        board = SummaryWriter(self._board_dir, purge_step=start_step)
-        lacking = [record for record in kept if any((tag, record["step"]) not in shown for tag, _ in _scalars(record))]
-        for record in lacking:
-            _add_to_board(board, record)
+        shown = _on_board(self._board_dir) if self._kept else set()
+        board = SummaryWriter(self._board_dir, purge_step=self._start_step)
+        scalars = [(tag, value, record["step"]) for record in self._kept for tag, value in _scalars(record)]
+        lacking = [scalar for scalar in scalars if (scalar[0], scalar[2]) not in shown]
+        for scalar in lacking:
+            board.add_scalar(*scalar)
         if lacking:
-            print(f"{self._board_dir} lacked the figures of {len(lacking)} records of metrics.jsonl: written anew")
+            print(f"{self._board_dir} lacked {len(lacking)} figures of metrics.jsonl: written anew")
         return board
 
     def add(self, split: str, epoch: int, step: int, values: Mapping[str, float], **extra: int) -> None:
         """Figures of one training step, or of one evaluation after `epoch` epochs."""
         record = {"split": split, "epoch": epoch, "step": step, **extra, **values}
-        board = self.board
-        assert self._file is not None
-        self._file.write(json.dumps(record) + "\n")
-        _add_to_board(board, record)
+        lines = [record]
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._start_step is not None:  # what is dropped goes in the same step in which the new record comes
+                write_text("".join(json.dumps(line) + "\n" for line in (*self._kept, record)), self._path)
+                lines = []
+            self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  lives as long as the run
+        self._file.writelines(json.dumps(line) + "\n" for line in lines)
+        for tag, value in _scalars(record):
+            self.board.add_scalar(tag, value, step)
 
     def flush(self) -> None:
         """Bring everything to the disk, so that it is not lost if the process is killed."""
-        if self._file is not None:
-            self._file.flush()
-            self.board.flush()
+        for writer in (self._file, self.__dict__.get("board")):
+            if writer is not None:
+                writer.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        if self._file is not None:
-            self._file.close()
-            self.board.close()
-
-
-def _add_to_board(board: Any, record: Mapping[str, Any]) -> None:
-    for tag, value in _scalars(record):
-        board.add_scalar(tag, value, record["step"])
+        for writer in (self._file, self.__dict__.get("board")):
+            if writer is not None:
+                writer.close()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -234,7 +234,7 @@ def _about_space(error: BaseException, this: Run) -> OSError | None:
             f"DATALOADER.NUM_WORKERS {this.cfg.DATALOADER.NUM_WORKERS} to fewer (0 needs none), or give it more "
             "(docker run --shm-size 8g)",
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         folder = next(path for path in (this.dir.absolute(), *this.dir.absolute().parents) if path.exists())
         free = shutil.disk_usage(folder).free / 1e6
         return OSError(

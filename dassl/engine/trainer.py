@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from functools import cached_property
@@ -24,6 +23,7 @@ from dassl.evaluation import Classification, build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
+from dassl.utils.tools import copy_atomically
 
 from .checkpoint import BEST_MODEL, Checkpoints, data_digest, plain_config
 from .metrics_log import MetricsLog
@@ -279,8 +279,7 @@ class SimpleTrainer(TrainerBase):
         for name in self.get_model_names():
             best, own = Path(directory, name, BEST_MODEL), Path(self.output_dir, name, BEST_MODEL)
             if best.is_file() and not own.is_file():
-                own.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(best, own)
+                copy_atomically(best, own)
 
     def run_epoch(self) -> None:
         """Train on all labelled batches once, with a bar on a terminal and plain lines elsewhere."""

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 T = TypeVar("T")
+_HOST = platform.node().partition(".")[0]  # in the names of unfinished files: folders may be shared
 
 PACKAGES = (
     "torch",
@@ -81,7 +83,7 @@ def open_atomically(fpath: str | os.PathLike[str], mode: str) -> Iterator[IO[Any
     """A file to write that replaces the old one at the end: a reader or a crash never sees half of it."""
     path = Path(fpath)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
     try:
         with open(tmp, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -89,19 +91,25 @@ def open_atomically(fpath: str | os.PathLike[str], mode: str) -> Iterator[IO[Any
             os.fsync(file.fileno())
         os.replace(tmp, path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(error.errno, "no space left on the disk", str(path)) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(errno.ENOSPC, "no space left on the disk", str(path)) from error
         raise
     finally:
         tmp.unlink(missing_ok=True)
 
 
 def remove_stale_files(folder: str | os.PathLike[str]) -> None:
-    """Remove what writes that were killed have left in a folder: unfinished files of processes that are gone."""
-    for path in Path(folder).rglob(".*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+    """Remove what killed writes left in a folder and those below it: unfinished files of this host's dead processes."""
+    for path in (*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")):
+        host, _, pid = path.name.split(".")[-2].rpartition("-")
+        if host == _HOST and pid.isdigit() and not psutil.pid_exists(int(pid)):
             path.unlink(missing_ok=True)
+
+
+def copy_atomically(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a file; a reader or a crash never sees half of it."""
+    with open(source, "rb") as content, open_atomically(target, "wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def write_text(text: str, fpath: str | os.PathLike[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .tools import open_atomically, write_text
+from .tools import copy_atomically, open_atomically, read_text, write_text
 
 # Classes whose instances upstream's checkpoints hold beside the weights; they are read as inert placeholders.
 _INERT_PREFIXES = ("dassl.optim.", "torch.optim.")
@@ -51,7 +50,7 @@ def save_checkpoint(
     if not model_name:
         write_text(os.path.basename(path) + "\n", os.path.join(save_dir, "checkpoint"))
     if is_best:
-        shutil.copyfile(path, os.path.join(save_dir, "model-best.pth.tar"))
+        copy_atomically(path, os.path.join(save_dir, "model-best.pth.tar"))
     return path
 
 
@@ -127,7 +126,7 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
     Returns:
         Epochs done.
     """
-    checkpoint = load_checkpoint(os.path.join(fdir, Path(fdir, "checkpoint").read_text().strip()))
+    checkpoint = load_checkpoint(os.path.join(fdir, read_text(Path(fdir, "checkpoint")).strip()))
     model.load_state_dict(checkpoint["state_dict"])
     for target, key in ((optimizer, "optimizer"), (scheduler, "scheduler")):
         if target is not None and checkpoint.get(key) is not None:

@@ -35,7 +35,7 @@ AGENT = "Mozilla/5.0 (datasets.prepare)"  # some servers refuse Python's own nam
 BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError,
-    NotImplementedError, RuntimeError,
+    NotImplementedError, RuntimeError, ValueError, OverflowError,
 )  # fmt: skip
 
 

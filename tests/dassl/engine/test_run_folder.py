@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
 
 MakeCfg = Callable[..., Any]
+HOST = platform.node().partition(".")[0]
 RESULT_KEYS = {
     *("schema", "config", "trainer", "dataset", "subsample_classes", "source_domains", "target_domains", "num_shots"),
     *("seed", "backbone", "eval_only", "train", "epoch", "split", "num_classes", "num_images", "results", "per_class"),
@@ -362,14 +364,15 @@ def test_unfinished_files_of_dead_processes_are_removed(make_cfg: MakeCfg, tmp_p
     toy.wait_for(pid)
     folder = tmp_path / "run" / "model"
     folder.mkdir(parents=True)
-    dead, alive = folder / f".model.pth.tar-1.{pid}.tmp", folder / f".model.pth.tar-1.{os.getppid()}.tmp"
-    dead.touch()
-    alive.touch()
+    dead, alive = (folder / f".model.pth.tar-1.{HOST}-{number}.tmp" for number in (pid, os.getppid()))
+    elsewhere = folder / f".model.pth.tar-1.another-{pid}.tmp"
+    for path in (dead, alive, elsewhere):
+        path.touch()
     toy.run_toy(make_cfg())
-    assert not dead.exists() and alive.exists()
+    assert not dead.exists() and alive.exists() and elsewhere.exists()
 
 
-@pytest.mark.parametrize("length", [0, 200, 300, 577])
+@pytest.mark.parametrize("length", [0, 200, 300, 345, 400, 470, 577, 640])
 def test_what_a_cut_tensorboard_file_lost_is_written_anew_from_the_metrics(
     length: int, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -378,7 +381,7 @@ def test_what_a_cut_tensorboard_file_lost_is_written_anew_from_the_metrics(
     (events,) = (tmp_path / "run" / "tensorboard").glob("events*")
     events.write_bytes(events.read_bytes()[:length])
     toy.run_toy(make_cfg())
-    assert re.search(r"tensorboard lacked the figures of \d records of metrics.jsonl", capsys.readouterr().out)
+    assert re.search(r"tensorboard lacked \d+ figures of metrics.jsonl", capsys.readouterr().out)
     assert toy.read_board(tmp_path / "run") == expected
 
 

@@ -316,6 +316,15 @@ class TestFloods:
         assert tracemalloc.get_traced_memory()[1] < 50e6
         tracemalloc.stop()
 
+    def test_a_sparse_map_of_nonsense_is_damage(self, tmp_path):
+        with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            info = tarfile.TarInfo("hole")
+            info.size = 512
+            info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99"}
+            archive.addfile(info, io.BytesIO(b"nonsense\n".ljust(512, b"x")))
+        with pytest.raises(UnpackError, match="x.tar is damaged"):
+            unpack(str(tmp_path / "x.tar"), str(tmp_path / "out"))
+
     def test_a_zip_that_lies_about_its_sizes(self, tmp_path):
         make_zip(tmp_path / "x.zip", {"a": bytes(5_000_000)})
         data = (tmp_path / "x.zip").read_bytes()
