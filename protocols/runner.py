@@ -210,13 +210,16 @@ def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") ->
     old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in config.items()} for config in (before, now))
     for config in (old, new):
         config["DATASET.ROOT"] = os.path.realpath(str(config.get("DATASET.ROOT", "")))
-        # A trainer adds normalize where it is not given.
-        config["INPUT.TRANSFORMS"] = [name for name in config.get("INPUT.TRANSFORMS", []) if name != "normalize"]
     return [
         f"{where}{key} was {old[key]!r}, is {new[key]!r} now"
         for key in sorted((old.keys() & new.keys()) - free)
-        if old[key] != new[key]
+        if without_normalize(key, old[key]) != without_normalize(key, new[key])
     ]
+
+
+def without_normalize(key: str, value: Any) -> Any:
+    """A value to compare: a trainer adds normalize to the transforms where it is not given."""
+    return [name for name in value if name != "normalize"] if key == "INPUT.TRANSFORMS" else value
 
 
 class Progress:

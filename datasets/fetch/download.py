@@ -1,7 +1,6 @@
 """Downloads that resume and do not wait for ever; unpacking that cannot leave its folder or fill the disk."""
 
 import bz2
-import contextlib
 import errno
 import gzip
 import hashlib
@@ -12,10 +11,9 @@ import math
 import os
 import re
 import shutil
-import socket
 import ssl
+import struct
 import tarfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -35,7 +33,7 @@ AGENT = "Mozilla/5.0 (datasets.prepare)"  # some servers refuse Python's own nam
 BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError,
-    NotImplementedError, RuntimeError, ValueError, OverflowError,
+    NotImplementedError, RuntimeError, ValueError, LookupError, OverflowError, struct.error,
 )  # fmt: skip
 
 
@@ -47,28 +45,36 @@ class UnpackError(Exception):
     """An archive that is damaged, or that tries to write outside its folder."""
 
 
+class _Paced(io.RawIOBase):
+    """A connection left when too little of the file came in TIMEOUT_SEC; heads and trailers count as nothing."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.raw, self.useful, self.before, self.since = raw, 0, 0, time.monotonic()
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As the connection; raises http.client.HTTPException when it is too slow."""
+        if (now := time.monotonic()) - self.since >= TIMEOUT_SEC:
+            came = self.useful - self.before
+            if came < SLOWEST_BYTES_PER_SEC * TIMEOUT_SEC:
+                raise http.client.HTTPException(f"{came:,} bytes in {now - self.since:.0f} s: too slow")
+            self.before, self.since = self.useful, now
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the connection too."""
+        self.raw.close()
+        super().close()
+
+
 class _Answer(http.client.HTTPResponse):
-    """An answer whose head must come within TIMEOUT_SEC in all, however slowly a server sends it."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.socket, self.gave_up = sock, False
-
-    def begin(self) -> None:
-        timer = threading.Timer(TIMEOUT_SEC, self._give_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            super().begin()
-        finally:
-            timer.cancel()
-        if self.gave_up:
-            raise http.client.HTTPException(f"no whole answer in {TIMEOUT_SEC:.0f} s")
-
-    def _give_up(self) -> None:
-        self.gave_up = True
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread with an end of file
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.paced = _Paced(self.fp.detach())
+        self.fp = io.BufferedReader(self.paced)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -79,14 +85,17 @@ class _SecureConnection(http.client.HTTPSConnection):
     response_class = _Answer
 
 
-class _Http(urllib.request.HTTPHandler):
+class _Http(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    handler_order = 400  # before urllib's own, whose FTP has no pace
+
     def http_open(self, req: urllib.request.Request) -> Any:
         return self.do_open(_Connection, req)
 
-
-class _Https(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> Any:
         return self.do_open(_SecureConnection, req, context=ssl.create_default_context())
+
+    def ftp_open(self, req: urllib.request.Request) -> Any:
+        raise DownloadError(f"{req.full_url}: only http and https addresses are read.")
 
 
 def download(
@@ -147,7 +156,7 @@ def _fetch(url: str, partial: str, limit_bytes: float) -> None:
             with open(partial + ".tag", encoding="utf-8") as f:
                 headers["If-Range"] = f.read()
     try:
-        opener = urllib.request.build_opener(_Http, _Https)
+        opener = urllib.request.build_opener(_Http)
         answer = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SEC)
     except urllib.error.HTTPError as e:
         if e.code != 416 or not have:
@@ -163,8 +172,7 @@ def _fetch(url: str, partial: str, limit_bytes: float) -> None:
         if answer.status == 206 and not resumed:
             raise http.client.HTTPException("the server sent another piece of the file than was asked for")
         have = have if resumed else 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = None if answer.length is None else have + answer.length
         tag = answer.headers.get("ETag", "")
         tag = answer.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
         if tag:
@@ -178,18 +186,14 @@ def _fetch(url: str, partial: str, limit_bytes: float) -> None:
             open(partial, "ab" if have else "wb") as f,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=_title(partial)) as bar,
         ):
-            since, before = time.monotonic(), have
             while chunk := answer.read1(CHUNK_BYTES):  # what has come; `read` would wait for all of a chunk
                 f.write(chunk)
                 have += len(chunk)
+                answer.paced.useful += len(chunk)
                 bar.update(len(chunk))
                 if have > limit_bytes:
                     _forget(partial)
                     raise DownloadError(f"{url}: more than {limit_bytes / 1e9:.2f} GB came, far more than published.")
-                if (now := time.monotonic()) - since >= TIMEOUT_SEC:
-                    if have - before < SLOWEST_BYTES_PER_SEC * TIMEOUT_SEC:
-                        raise http.client.HTTPException(f"{have - before:,} bytes in {now - since:.0f} s: too slow")
-                    since, before = now, have
     if total and have < total:
         raise http.client.HTTPException(f"the connection ended after {have:,} of {total:,} bytes")
 
@@ -237,21 +241,25 @@ def is_archive(path: str) -> bool:
     return path.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
 
-MEMBER_BYTES = 4096  # what a file takes on the disk at least: a million empty ones are not nothing
-HEADER_BYTES = 1 << 24  # the most that tarfile may read at once: long names lie in headers, which it keeps in memory
+MEMBER_BYTES = 4096  # what a file or folder takes on the disk at least: a million empty ones are not nothing
+HEADER_BYTES = 1 << 20  # the most that tarfile may read before a member: it keeps headers in memory
+DIRECTORY_BYTES = 1 << 26  # the most that zipfile may read at first: 600,000 files need that
 
 
 class _Pieces(io.RawIOBase):
-    """A stream for tarfile that refuses to read one piece larger than HEADER_BYTES."""
+    """A stream for tarfile or zipfile that refuses to read more than `left` bytes until that is set anew."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
+    def __init__(self, stream: IO[bytes], left: float) -> None:
+        self.stream, self.left = stream, left
 
     def read(self, size: int = -1) -> bytes:
         """As the stream; raises tarfile.ReadError for too large a piece."""
-        if not 0 <= size <= HEADER_BYTES:
+        size = 1 << 17 if size == -1 else size  # zipfile, at the end of the file: a comment of at most 64 KiB
+        if not 0 <= size <= self.left:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self.stream.read(size)
+        data = self.stream.read(size)
+        self.left -= len(data)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As the stream."""
@@ -260,6 +268,10 @@ class _Pieces(io.RawIOBase):
     def tell(self) -> int:
         """As the stream."""
         return self.stream.tell()
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
 
 
 def unpack(
@@ -286,15 +298,17 @@ def unpack(
         with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title, disable=not bar) as shown:
             members = _zip_members if archive.endswith(".zip") else _tar_members
             for name, size, source in members(archive, shown):
+                if size < 0:  # tarfile would go back by it, for ever
+                    raise tarfile.ReadError(f"a member of {size} bytes")
+                written += size + MEMBER_BYTES * (1 + name.count("/"))  # as the archive says, before any is written
+                if written > limit_bytes or size > room:
+                    _refuse_flood(archive, written, min(limit_bytes, room))
                 if source is None:
-                    left_out += 1
+                    left_out += not name.endswith("/")
                     continue
                 target = safe_path(folder, name)
                 if target is None or not _wanted(name, only):
                     continue
-                written += max(size, MEMBER_BYTES)  # as the archive says, before any of it is written
-                if written > limit_bytes or size > room:
-                    _refuse_flood(archive, written, min(limit_bytes, room))
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with source, open(target, "wb") as f:
                     while chunk := source.read(CHUNK_BYTES):
@@ -306,6 +320,10 @@ def unpack(
         raise UnpackError(f"{archive} is damaged ({type(e).__name__}: {e}).") from e
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as e:
         raise UnpackError(f"{archive} holds a file and a folder of the same name ({e.filename}).") from e
+    except OSError as e:
+        if e.errno not in (None, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):  # bz2's errors have no number
+            raise
+        raise UnpackError(f"{archive} is damaged, or holds a name that this disk refuses ({str(e)[:200]}).") from e
     if left_out:
         print(f"Left out {left_out} links or devices of {os.path.basename(archive)}.")
 
@@ -350,21 +368,26 @@ def safe_path(folder: str, name: str) -> str | None:
 
 
 def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if not info.is_dir():
+    with open(path, "rb") as raw:
+        pieces: Any = _Pieces(raw, DIRECTORY_BYTES)
+        with zipfile.ZipFile(pieces) as archive:
+            pieces.left = math.inf
+            for info in archive.infolist():
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile sets them no bound
+                    raise NotImplementedError(f"compression {info.compress_type} of {info.filename[:80]!r}")
                 kind = (info.external_attr >> 16) & 0o170000  # 0 where the archive was not made on Unix
-                yield info.filename, info.file_size, archive.open(info) if kind in (0, 0o100000) else None
-            bar.update(info.compress_size)
+                regular = kind in (0, 0o100000) and not info.is_dir()
+                yield info.filename, info.file_size, archive.open(info) if regular else None
+                bar.update(info.compress_size)
 
 
 def _tar_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     for member, source in tar_members(path, bar):
-        yield member.name, member.size, source
+        yield member.name + "/" * member.isdir(), member.size, source
 
 
 def tar_members(path: str, bar: Any) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Members of a tar file that are no folders, with their contents; None for links and devices.
+    """Members of a tar file, with their contents; None for folders, links and devices.
 
     Args:
         path: the archive; its name or its first bytes say how it is compressed.
@@ -378,9 +401,11 @@ def tar_members(path: str, bar: Any) -> Iterator[tuple[tarfile.TarInfo, IO[bytes
         raw.seek(0)
         openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
         stream: Any = openers[start[:2]](raw) if start[:2] in openers else raw
-        with tarfile.open(fileobj=_Pieces(stream), mode="r:") as archive:
+        pieces: Any = _Pieces(stream, HEADER_BYTES)
+        with tarfile.open(fileobj=pieces, mode="r:") as archive:
             for member in archive:
-                if not member.isdir():
-                    yield member, archive.extractfile(member) if member.isreg() else None
+                pieces.left = math.inf
+                yield member, archive.extractfile(member) if member.isreg() else None
+                pieces.left = HEADER_BYTES
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a million of them in memory
                 bar.update(raw.tell() - bar.n)

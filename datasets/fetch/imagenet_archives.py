@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import tarfile
 import tempfile
 
 from tqdm import tqdm
 
 from ..files import read_lines
-from .download import DownloadError, UnpackError, checksum, tar_members, unpack
+from .download import DAMAGED, DownloadError, UnpackError, checksum, tar_members, unpack
 from .matfile import read_mat
 
 ARCHIVES = {
@@ -63,7 +62,7 @@ def _unpack_train(archive: str, scratch: str) -> None:
                     shutil.copyfileobj(source, f)
                 unpack(inner, os.path.join(scratch, "train", name.removesuffix(".tar")), bar=False)
                 os.remove(inner)
-    except tarfile.TarError as e:
+    except DAMAGED as e:
         raise UnpackError(f"{archive} is damaged ({e}).") from e
 
 

@@ -25,9 +25,9 @@ def read_mat(path: str) -> dict[str, Any]:
             raise ValueError(f"{path} is no MATLAB 5 file.")
     try:
         content = loadmat(path, appendmat=False)
+        return {name: _plain(value) for name, value in content.items() if not name.startswith("__")}
     except Exception as e:  # scipy raises whatever a damaged file makes it stumble over
         raise ValueError(f"{path} is damaged ({type(e).__name__}: {e}).") from e
-    return {name: _plain(value) for name, value in content.items() if not name.startswith("__")}
 
 
 def _plain(value: Any) -> Any:

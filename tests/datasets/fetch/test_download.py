@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import random
 import socket
 import tarfile
 import threading
@@ -333,6 +334,80 @@ class TestFloods:
             unpack(str(tmp_path / "x.zip"), str(tmp_path / "out"))
         assert sum(map(len, contents(tmp_path / "out").values())) < 1_000_000
 
+    def refused(self, tmp_path, name, message, data=None, only=()):
+        """An error that names the archive, and neither much memory nor anything beyond the limit of 1 MB."""
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnpackError, match=f"{name} .*{message}"):
+                unpack(str(tmp_path / name), str(tmp_path / "out"), only=only, limit_bytes=1_000_000)
+            assert tracemalloc.get_traced_memory()[1] < 30e6
+        finally:
+            tracemalloc.stop()
+        assert sum(map(len, contents(tmp_path / "out").values())) <= 1_000_000
+
+    @staticmethod
+    def header(size, kind=b"0", sparse=b""):
+        raw = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT)[:512])
+        raw[124:136], raw[156:157] = tarfile.itn(size, 12, tarfile.GNU_FORMAT), kind
+        raw[386 : 386 + len(sparse)] = sparse
+        raw[148:156] = b" " * 8
+        raw[148:155] = b"%06o\0" % sum(raw)
+        return bytes(raw)
+
+    def test_a_negative_size(self, tmp_path):
+        self.refused(tmp_path, "x.tar", "a member of -512 bytes", self.header(-512) * 3)
+
+    def test_a_map_of_holes_without_end(self, tmp_path):
+        more = (b"1".rjust(11, b"0") + b"\0") * 42 + b"\1" + bytes(7)
+        bomb = self.header(0, b"S", sparse=(b"%011o\0" % 0) * 8 + b"\1") + more * 50_000
+        self.refused(tmp_path, "x.tar.gz", "a header of", gzip.compress(bomb))
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_a_zip_whose_compression_has_no_bound(self, tmp_path, method):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+            archive.writestr("zeros", bytes(100_000))
+        self.refused(tmp_path, "x.zip", "compression")
+
+    def test_a_zip_with_a_directory_too_large_for_the_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "DIRECTORY_BYTES", 10_000)
+        make_zip(tmp_path / "x.zip", {f"{i:04}": b"" for i in range(200)})
+        self.refused(tmp_path, "x.zip", "a header of")
+
+    def test_what_is_not_wanted_counts_too(self, pack, tmp_path):
+        archive = pack({"much": bytes(2_000_000), "ok": b"1"})
+        self.refused(tmp_path, os.path.basename(archive), "the most for it", only=["ok"])
+
+    @pytest.mark.parametrize("name", ["{}/", "{}" + "/a" * 80, "__MACOSX/{}"])
+    def test_folders_and_side_files_count_too(self, pack, tmp_path, name):
+        archive = pack({name.format(i): b"" for i in range(300)})
+        self.refused(tmp_path, os.path.basename(archive), "the most for it")
+
+    @pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "d/" * 2500 + "n"])
+    def test_names_that_no_disk_takes(self, pack, tmp_path, monkeypatch, name):
+        monkeypatch.setattr(module, "MEMBER_BYTES", 0)
+        self.refused(tmp_path, os.path.basename(pack({name: b"1"})), "is damaged")
+
+    @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tar.bz2", "x.tar.xz", "x.zip"])
+    def test_any_byte_changed(self, tmp_path, name):
+        """An archive is read, or an UnpackError says why not; nothing else comes out."""
+        members, rng = {f"f/{i}": bytes([i]) * 2000 for i in range(5)}, random.Random(0)
+        if name == "x.zip":
+            make_zip(tmp_path / name, members)
+        else:
+            tar(tmp_path / name, members, "w" + name[5:].replace(".", ":"))
+        good, read = (tmp_path / name).read_bytes(), 0
+        for i in range(150):
+            data = bytearray(good)
+            for _ in range(rng.choice((1, 4))):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            (tmp_path / name).write_bytes(data)
+            with contextlib.suppress(UnpackError):
+                unpack(str(tmp_path / name), str(tmp_path / f"out{i}"), limit_bytes=1e6)
+                read += 1
+        assert read < 150
+
     def test_a_download_larger_than_it_can_be(self, web, target):
         web.files["/f"] = DATA
         with pytest.raises(DownloadError, match="/f: more than 0.00 GB came, far more than published"):
@@ -372,6 +447,16 @@ class TestSlowServers:
         thread[0].join(5)
 
     HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+    CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def test_a_redirect_to_ftp(self, server, target):
+        url = server[0](lambda c, stop: c.sendall(b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1:9/f\r\n\r\n"))
+        with pytest.raises(DownloadError, match="only http and https"):
+            download(url, str(target))
+
+    def test_a_length_that_is_no_number(self, server, target):
+        download(server[0](lambda c, stop: c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab")), str(target))
+        assert target.read_bytes() == b"ab"
 
     @pytest.mark.parametrize(
         ("talk", "message"),
@@ -380,8 +465,20 @@ class TestSlowServers:
             (lambda c, stop: TestSlowServers.drip(c, stop, TestSlowServers.HEAD, b"x"), "bytes in .* s: too slow"),
             (lambda c, stop: TestSlowServers.drip(c, stop, b"", b"HTTP/1.1 100 Continue\r\n\r\n"), r"\(3 tries\)"),
             (lambda c, stop: TestSlowServers.drip(c, stop, b"HTTP/1.1 200 OK\r\nX-", b"a"), r"\(3 tries\)"),
+            (lambda c, stop: TestSlowServers.drip(c, stop, TestSlowServers.CHUNKED, b"0"), r"\(3 tries\)"),
+            (
+                lambda c, stop: TestSlowServers.drip(c, stop, TestSlowServers.CHUNKED + b"0\r\n", b"A: b\r\n"),
+                "too slow",
+            ),
         ],
-        ids=["a byte a connection", "a byte at a time", "100 Continue for ever", "a head that never ends"],
+        ids=[
+            "a byte a connection",
+            "a byte at a time",
+            "100 Continue for ever",
+            "a head that never ends",
+            "a chunk's size that never ends",
+            "trailers that never end",
+        ],
     )
     def test_they_are_left_after_three_tries_and_named(self, server, target, talk, message):
         start, connections = server
