@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from dassl.utils import read_text, write_text
+from dassl.utils.tools import existing_folder
 
 T = TypeVar("T")
 LITTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}  # folders of systems, never of classes
@@ -247,10 +248,9 @@ def nothing_written() -> Iterator[None]:
 
 def respect_read_only(folder: str) -> None:
     """Refuse folders that nobody may write to; without this check root, as in containers, would."""
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not os.stat(folder).st_mode & 0o222:
-        raise PermissionError(errno.EACCES, "the folder is read-only", folder)
+    place = existing_folder(folder)
+    if not place.stat().st_mode & 0o222:
+        raise PermissionError(errno.EACCES, "the folder is read-only", str(place))
 
 
 def read_lines(path: str) -> list[str]:

@@ -144,10 +144,10 @@ def check_values(cfg: CfgNode, rules: Mapping[str, Rule]) -> None:
         ValueError: Names the first key that breaks its rule, its value and what is allowed.
     """
     for key, value in flatten(cfg).items():
-        rule = rules.get(key, number)
         if not _is_sane(value):
             raise ValueError(f"{key} must hold finite numbers of at most 64 bits, no null characters; got {value!r}")
-        if key in rules and not _follows(value, rule):
+        rule = rules.get(key)
+        if rule is not None and not _follows(value, rule):
             hint = "".join(did_you_mean(word, rule.names) for word in _words(value) if word not in rule.names)
             raise ValueError(f"{key} must be {rule.allowed}, got {value!r}.{hint}")
 

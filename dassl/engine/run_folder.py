@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 from dassl.utils import collect_env_info, read_json, read_text, set_random_seed, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_object, init_distributed, is_main_process, shutdown_distributed
 from dassl.utils.logger import Tee
-from dassl.utils.tools import remove_stale_files, versions
+from dassl.utils.tools import existing_folder, remove_stale_files, versions
 
 from .checkpoint import OtherConfigError, check_same_config
 
@@ -235,7 +235,7 @@ def _about_space(error: BaseException, this: Run) -> OSError | None:
             "(docker run --shm-size 8g)",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        folder = next(path for path in (this.dir.absolute(), *this.dir.absolute().parents) if path.exists())
+        folder = existing_folder(this.dir)
         free = shutil.disk_usage(folder).free / 1e6
         return OSError(
             errno.ENOSPC,

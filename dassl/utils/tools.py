@@ -43,6 +43,12 @@ def mkdir_if_missing(dirname: str) -> None:
         os.makedirs(dirname, exist_ok=True)
 
 
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = Path(path).absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
 def check_isfile(fpath: str) -> bool:
     """Whether a file exists; warns when it does not."""
     found = os.path.isfile(fpath)

@@ -24,6 +24,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from dassl.utils.tools import existing_folder
+
 CHUNK_BYTES = 1 << 18
 TIMEOUT_SEC = 60.0  # for an answer's head, and between two pieces of its body
 SLOWEST_BYTES_PER_SEC = 1000  # over TIMEOUT_SEC; a slower server is left
@@ -292,7 +294,7 @@ def unpack(
         OSError: the disk is full or cannot be written to.
     """
     left_out, written = 0, 0
-    room = shutil.disk_usage(existing(folder)).free
+    room = shutil.disk_usage(existing_folder(folder)).free
     title = f"Unpacking {os.path.basename(archive)}"
     try:
         with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title, disable=not bar) as shown:
@@ -333,13 +335,6 @@ def _refuse_flood(archive: str, size: float, limit: float) -> None:
         f"{archive} would unpack to {size / 1e9:,.2f} GB or more, and {limit / 1e9:,.2f} GB are the most for it: "
         "it is not the published archive, or the disk is too small. Nothing of it was kept."
     )
-
-
-def existing(folder: str) -> str:
-    """The folder, or the nearest one above it that exists."""
-    while not os.path.exists(folder):
-        folder = os.path.dirname(os.path.abspath(folder))
-    return folder
 
 
 def _wanted(name: str, only: Sequence[str]) -> bool:

@@ -221,6 +221,22 @@ def die(*args: Any, **kwargs: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def in_epoch(number: int) -> Callable[[], None]:
+    """Die at the second batch of an epoch, counted from 1."""
+
+    def arm() -> None:
+        step = ToyTrainer.forward_backward
+
+        def forward_backward(self: Any, batch: Any) -> Any:
+            if self.epoch + 1 == number and self.batch_idx == 1:
+                die()
+            return step(self, batch)
+
+        ToyTrainer.forward_backward = forward_backward  # type: ignore[method-assign]
+
+    return arm
+
+
 def free_port() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

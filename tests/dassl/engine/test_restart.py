@@ -33,14 +33,7 @@ def die_in_epoch(number: int, cfg: Any) -> None:
     """A run that is killed at an epoch's second batch."""
 
     def job() -> None:
-        step = toy.ToyTrainer.forward_backward
-
-        def forward_backward(self: Any, batch: Any) -> Any:
-            if self.epoch + 1 == number and self.batch_idx == 1:
-                toy.die()
-            return step(self, batch)
-
-        toy.ToyTrainer.forward_backward = forward_backward  # type: ignore[method-assign]
+        toy.in_epoch(number)()
         toy.run_toy(cfg)
 
     assert toy.wait_for(toy.in_child(job)) == -9

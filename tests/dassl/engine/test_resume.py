@@ -27,22 +27,6 @@ PLAIN = ("TEST.SPLIT", "val")
 VARIANTS = {"plain": PLAIN, "rich": RICH}
 
 
-def in_epoch(number: int) -> Callable[[], None]:
-    """Die at the second batch of an epoch, counted from 1."""
-
-    def arm() -> None:
-        step = toy.ToyTrainer.forward_backward
-
-        def forward_backward(self: Any, batch: Any) -> Any:
-            if self.epoch + 1 == number and self.batch_idx == 1:
-                toy.die()
-            return step(self, batch)
-
-        toy.ToyTrainer.forward_backward = forward_backward  # type: ignore[method-assign]
-
-    return arm
-
-
 def die_at(module: Any, name: str, matches: Callable[..., bool], half: bool = False) -> Callable[[], None]:
     """Die instead of a call of module.name whose arguments match; with `half`, after writing a bit of the file."""
 
@@ -63,8 +47,8 @@ def die_at(module: Any, name: str, matches: Callable[..., bool], half: bool = Fa
 
 
 MOMENTS = {
-    "in the first epoch": in_epoch(1),
-    "in the last epoch": in_epoch(3),
+    "in the first epoch": toy.in_epoch(1),
+    "in the last epoch": toy.in_epoch(3),
     "half of a checkpoint written": die_at(torch, "save", lambda state, _: state["epoch"] == 2, half=True),
     "checkpoint written but not named": die_at(os, "replace", lambda _, to: str(to).endswith("model.pth.tar-2")),
     "last checkpoint written but not named": die_at(os, "replace", lambda _, to: str(to).endswith("model.pth.tar-3")),
@@ -155,7 +139,7 @@ def test_run_killed_twice_and_with_rubbish_left_ends_as_an_undisturbed_one(
 ) -> None:
     cfg, folder = make_cfg(*PLAIN), tmp_path / "run"
     for epoch in (2, 3):
-        assert toy.wait_for(toy.in_child(lambda epoch=epoch: (in_epoch(epoch)(), toy.run_toy(cfg)))) == -9
+        assert toy.wait_for(toy.in_child(lambda epoch=epoch: (toy.in_epoch(epoch)(), toy.run_toy(cfg)))) == -9
         with open(folder / "metrics.jsonl", "a") as file:
             file.write('{"split": "train", "epoch": 1, "st')
         (folder / "model" / f"model.pth.tar-{epoch}.4711.tmp").write_bytes(b"PK")
@@ -167,7 +151,7 @@ def test_complete_last_line_without_newline_is_not_glued_to_the_next(
     make_cfg: Callable[..., Any], tmp_path: Path
 ) -> None:
     cfg, metrics = make_cfg(), tmp_path / "run" / "metrics.jsonl"
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(2)(), toy.run_toy(cfg)))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(2)(), toy.run_toy(cfg)))) == -9
     kept = metrics.read_text().splitlines()[: toy.BATCHES]
     metrics.write_text("\n".join(kept))
     toy.run_toy(cfg)
@@ -179,7 +163,7 @@ def test_killed_process_started_anew_from_the_shell_ends_as_an_undisturbed_one(
 ) -> None:
     folder = tmp_path / "run"
     cfg = toy.toy_cfg(toy_root, folder, *RICH)
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(3)(), toy.run_toy(cfg)))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(cfg)))) == -9
     command = [sys.executable, toy.__file__, str(toy_root), str(folder), *RICH]
     environ = {**os.environ, "PYTHONPATH": str(REPO), "TOY_SECONDS_AHEAD": str(toy.seconds_ahead)}
     subprocess.run(command, check=True, env=environ, capture_output=True)
@@ -190,7 +174,7 @@ def test_workers_change_nothing_even_when_killed(
     make_cfg: Callable[..., Any], tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     cfg = make_cfg(*PLAIN, "DATALOADER.NUM_WORKERS", "2")
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(3)(), toy.run_toy(cfg)))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(cfg)))) == -9
     toy.run_toy(cfg)
     assert_same(state_of(tmp_path / "run"), undisturbed["plain"])
 
@@ -220,7 +204,7 @@ def test_seed_zero_is_a_seed(make_cfg: Callable[..., Any], tmp_path: Path) -> No
 
 def test_negative_seed_draws_one_and_a_killed_run_keeps_it(make_cfg: Callable[..., Any], tmp_path: Path) -> None:
     cfg, folder = make_cfg("SEED", "-1"), tmp_path / "run"
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(3)(), toy.run_toy(cfg)))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(cfg)))) == -9
     drawn = json.loads((folder / "env.json").read_text())["seed"]
     assert drawn >= 0
     toy.run_toy(cfg)
@@ -254,7 +238,7 @@ def test_resume_from_another_folder_continues_there_and_keeps_the_best_model(
 ) -> None:
     opts = ("TEST.FINAL_MODEL", "best_val", "OPTIM.LR", "1e-9", "OPTIM.WARMUP_CONS_LR", "1e-9")  # epoch 1 stays best
     cfg = make_cfg(*opts)
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(3)(), toy.run_toy(cfg)))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(cfg)))) == -9
     other = tmp_path / "other"
     resumed = toy.run_toy(make_cfg(*opts, "RESUME", str(tmp_path / "run"), "OUTPUT_DIR", str(other)))
     assert resumed.start_epoch == 2
@@ -263,7 +247,7 @@ def test_resume_from_another_folder_continues_there_and_keeps_the_best_model(
 
 
 def test_log_keeps_what_was_printed_before_a_kill(make_cfg: Callable[..., Any], tmp_path: Path) -> None:
-    assert toy.wait_for(toy.in_child(lambda: (in_epoch(3)(), toy.run_toy(make_cfg())))) == -9
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(make_cfg())))) == -9
     assert "epoch [2/3] batch [3/3]" in (tmp_path / "run" / "log.txt").read_text()
 
 
