@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .blocks import Update
 from .images import ImageFeatures, encode_images, known_blocks
 from .prompt_tree import PromptTree
-from .prompts import encode_prompts
+from .prompts import Deep, encode_prompts, place_context
 from .tokenizer import EOT, SOT, VOCAB_SIZE, encode, tokenize
+
+POSITIONS = ("end", "middle", "front")  # of the class name among the context's rows
 
 
 class FrozenCLIP(nn.Module):
@@ -31,6 +34,7 @@ class FrozenCLIP(nn.Module):
         text_width: Dt.
         embed_dim: E.
         context_length: Tokens that a text may have, SOT and EOT included.
+        text_layers: Blocks of the text tower.
 
     Raises:
         ValueError: The text tower is not CLIP's.
@@ -50,6 +54,7 @@ class FrozenCLIP(nn.Module):
                 f"{name!r} has a text tower whose blocks or output this package does not know; it must be CLIP's, as "
                 "built by the versions of open_clip_torch in requirements.txt"
             )
+        self.text_layers = len(self._text_blocks)
         self.text_width = int(text.token_embedding.weight.shape[1])
         self.context_length = int(text.positional_embedding.shape[0])
         self.embed_dim = int(text.text_projection.shape[1])
@@ -91,19 +96,43 @@ class FrozenCLIP(nn.Module):
         scale: torch.Tensor = self.model.logit_scale.float().exp().squeeze()
         return scale
 
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Final feature of any image tower.
+    def encode_image(
+        self,
+        images: torch.Tensor,
+        tokens: torch.Tensor | None = None,
+        updates: Sequence[Update] | None = None,
+        budget: int | None = None,
+    ) -> torch.Tensor:
+        """Final feature of any image tower; with tokens or updates, of a ViT, with gradients for these.
 
         Args:
             images: [B, 3, image_size, image_size], normalised with `mean` and `std`.
+            tokens: A method's own, [J, n, Dv], or [J, B, n, Dv] per image: the first n join the image's tokens before
+                the first block (no positions are added), the others replace them before blocks 1..J-1.
+            updates: What is added to the attention weights, one a block.
+            budget: Bytes that activations may take with gradients; None takes a share of the free memory.
 
         Returns:
-            [B, E] in fp32, not normalised, without gradient.
+            [B, E] in fp32, not normalised; without gradient where neither tokens nor updates are given.
 
         Raises:
-            ValueError: Wrong shape.
+            ValueError: Wrong shape, more blocks than the tower has, or a tower without known blocks.
         """
-        return encode_images(self.model.visual, self._vision_blocks, self._input(images))[0]
+        if tokens is not None or updates is not None:
+            self.check_blocks("encode_image", "puts tokens or updates into the blocks of the image tower")
+        if tokens is not None:
+            tokens = tokens if tokens.ndim == 4 else tokens.unsqueeze(1)
+            if tokens.ndim != 4 or tokens.shape[1] not in (1, len(images)) or tokens.shape[3] != self.vision_width:
+                raise ValueError(
+                    f"tokens must be [J, n, {self.vision_width}] or [J, {len(images)}, n, {self.vision_width}], "
+                    f"got {list(tokens.shape)}"
+                )
+            if not 1 <= len(tokens) <= self.vision_layers:
+                raise ValueError(
+                    f"tokens for {len(tokens)} blocks: the image tower of {self.name} has {self.vision_layers}"
+                )
+        input = self._input(images)
+        return encode_images(self.model.visual, self._vision_blocks, input, False, tokens, updates, budget)[0]
 
     def encode_image_statistics(self, images: torch.Tensor) -> ImageFeatures:
         """Final feature and per-block token statistics; the tokens themselves are not kept.
@@ -117,24 +146,28 @@ class FrozenCLIP(nn.Module):
         Raises:
             ValueError: Wrong shape, or a tower without known blocks.
         """
-        self.check_statistics("encode_image_statistics")
+        self.check_blocks("encode_image_statistics", "reads token statistics of each block of the image tower")
         return ImageFeatures(*encode_images(self.model.visual, self._vision_blocks, self._input(images), True))
 
-    def check_statistics(self, asker: str) -> None:
-        """Refuse an image tower without token statistics; for methods to call before long work.
+    def check_blocks(self, asker: str, what: str, depth: int = 0) -> None:
+        """Refuse an image tower without blocks that are known, or with fewer; for methods to call before long work.
 
         Args:
-            asker: Who reads them, for the message.
+            asker: Who needs them, for the message.
+            what: What for: a verb and its object, for the message.
+            depth: How many blocks are needed.
 
         Raises:
-            ValueError: The tower is no ViT of residual attention blocks.
+            ValueError: The tower is no ViT of residual attention blocks, or has too few.
         """
         if not self._vision_blocks:
             raise ValueError(
-                f"{asker} reads token statistics of each block of the image tower; {self.name!r} has an image tower "
+                f"{asker} {what}; {self.name!r} has an image tower "
                 f"({type(self.model.visual).__name__}) without such transformer blocks. Use a ViT, e.g. ViT-B/16, "
                 "ViT-L/14 or an open_clip ViT as MODEL:TAG"
             )
+        if depth > self.vision_layers:
+            raise ValueError(f"{asker} {what}: {depth} blocks, but that of {self.name} has {self.vision_layers}")
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         size = self.image_size
@@ -165,12 +198,23 @@ class FrozenCLIP(nn.Module):
         embedding: torch.Tensor = self._text.token_embedding(ids).float()
         return embedding
 
-    def prompt_tree(self, classnames: Sequence[str], num_context: int) -> PromptTree:
-        """The tokens that follow the context for each class: its name, a full stop, the end token.
+    def prompt_tree(
+        self,
+        classnames: Sequence[str],
+        num_context: int,
+        position: str = "end",
+        own_context: bool = False,
+        template: str = "{}.",
+    ) -> PromptTree:
+        """The prompts of C classes: [SOT, context and class name, full stop, EOT].
 
         Args:
             classnames: C names; underscores are read as spaces, as CoOp does.
-            num_context: M, the context tokens in front of the names.
+            num_context: M, the rows of the context.
+            position: Where the name stands: at the end, in the middle (after M // 2 rows) or in front of the context.
+            own_context: Whether each class has M rows of its own instead of sharing them.
+            template: What follows the context, with {} where the name belongs; begins with it where the position is not
+                the end.
 
         Returns:
             The tree, on the model's device.
@@ -178,50 +222,145 @@ class FrozenCLIP(nn.Module):
         Raises:
             ValueError: A name is empty, or does not fit the context (names the class and both lengths).
         """
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {POSITIONS}, got {position!r}")
+        before = {"end": num_context, "middle": num_context // 2, "front": 0}[position]
         room = self.context_length - 1 - num_context
         sequences: list[list[int]] = []
-        for name in classnames:
+        for label, name in enumerate(classnames):
             if not name.strip():
-                raise ValueError(f"class {len(sequences)} has an empty name")
-            ids = [*encode(name.replace("_", " ") + "."), EOT]
+                raise ValueError(f"class {label} has an empty name")
+            ids = [*encode(template.replace("{}", name.replace("_", " "))), EOT]
             if len(ids) > room:
                 raise ValueError(
-                    f"class name {name!r} needs {len(ids)} tokens with its full stop and end token, but "
+                    f"class name {name!r} needs {len(ids)} tokens with {template.replace('{}', '')!r} and its end "
+                    "token, but "
                     f"{self.name}'s context of {self.context_length} leaves {room} after {num_context} "
                     "context tokens; shorten the name or N_CTX"
                 )
-            sequences.append(ids)
-        return PromptTree(sequences).to(self.device)
+            first = label * num_context if own_context else 0
+            rows = [~(first + m) for m in range(num_context)]
+            if before < num_context:  # CoOp cuts "name." after as many tokens as the name alone has
+                cut = len(encode(name.replace("_", " ")))
+                ids = [*ids[:cut], *rows[before:], *ids[cut:]]
+            sequences.append([*rows[:before], *ids] if own_context else ids)
+        front = 0 if own_context else None if before == num_context else before
+        return PromptTree(sequences, front, num_context if own_context else 0).to(self.device)
 
-    def encode_prompts(self, context: torch.Tensor, tree: PromptTree, budget: int | None = None) -> torch.Tensor:
-        """Text features of [SOT, context, class tokens] for every class; gradients flow into the context.
+    def encode_prompts(
+        self,
+        context: torch.Tensor,
+        tree: PromptTree,
+        budget: int | None = None,
+        deep: torch.Tensor | None = None,
+        class_context: tuple[int, torch.Tensor] | None = None,
+        updates: Sequence[Update] | None = None,
+    ) -> torch.Tensor:
+        """Text features of [SOT, context, class tokens] for every class; gradients flow into all that is not frozen.
 
         Args:
-            context: [B, M, Dt], context vectors per image, or [M, Dt], one set for all images.
+            context: [B, M, Dt], context vectors per image, or [M, Dt], one set for all images; of a tree with
+                `own_context`, [C, M, Dt], one set per class.
             tree: The classes, from `prompt_tree` with the same M.
             budget: Bytes that activations may take; None takes a share of the free memory.
+            deep: [J, M, Dt] (or J times the context's own shape): what the context's rows become before blocks 1..J; no
+                positions are added.
+            class_context: (block index, [C, M, Dt]): what they become before this block, each class's its own; only
+                for a tree whose context stands in front.
+            updates: What is added to the attention weights, one a block.
 
         Returns:
             [B, C, E] (or [C, E]) in fp32, not normalised; equal to the full computation over padded rows.
 
         Raises:
-            ValueError: Wrong shape, or the prompts do not fit the context.
+            ValueError: Wrong shape, the prompts do not fit the context, or more blocks than the tower has.
         """
-        if context.ndim == 2:
-            return self.encode_prompts(context.unsqueeze(0), tree, budget)[0]
-        if context.ndim != 3 or context.shape[2] != self.text_width:
-            raise ValueError(f"context must be [B, M, {self.text_width}], got {list(context.shape)}")
-        text, length = self._text, 1 + context.shape[1]
+        flat = context.ndim == 2 or bool(tree.class_rows)
+        width, wanted = self.text_width, "B, M"
+        if tree.class_rows:
+            wanted = f"{tree.num_classes}, {tree.class_rows}"
+            fits = context.shape == (tree.num_classes, tree.class_rows, width)
+        else:
+            fits = context.ndim in (2, 3) and context.shape[-1] == width
+        if not fits:
+            shown = [1, *context.shape] if context.ndim == 2 else list(context.shape)
+            raise ValueError(f"context must be [{wanted}, {width}], got {shown}")
+        tokens = context.shape[-2]  # M
+        shape = (1, context.shape[:-1].numel(), width) if flat else tuple(context.shape)
+        text, length = self._text, 1 + (tokens if tree.front is None else tree.front)
         if length + tree.longest > self.context_length:
             raise ValueError(
-                f"{context.shape[1]} context tokens and {tree.longest} class tokens exceed the context of "
+                f"{tokens} context tokens and {length - 1 + tree.longest - tokens} class tokens exceed the context of "
                 f"{self.context_length}"
             )
+        parts = self._deep(context, tree, deep, class_context, shape)
+        rows = context.float().view(shape)
         positions = text.positional_embedding.float()
-        sot = text.token_embedding.weight[SOT].float().expand(len(context), 1, -1)
-        prefix = torch.cat([sot, context.float()], dim=1) + positions[:length]
-        nodes = text.token_embedding(tree.tokens).float() + positions[length + tree.depths]
-        hidden = encode_prompts(self._text_blocks, prefix, nodes, tree, budget)
+        sot = text.token_embedding.weight[SOT].float().expand(len(rows), length, -1)
+        nodes = text.token_embedding(tree.tokens).float().unsqueeze(0)
+        nodes, prefix = place_context(nodes, sot, tree, rows)
+        nodes, prefix = nodes + positions[length + tree.depths], prefix + positions[:length]
+        hidden = encode_prompts(self._text_blocks, prefix, nodes, tree, budget, parts, updates)
         projection: torch.Tensor = text.text_projection
-        features: torch.Tensor = text.ln_final(hidden).to(projection.dtype) @ projection
-        return features.float()
+        features: torch.Tensor = (text.ln_final(hidden).to(projection.dtype) @ projection).float()
+        return features[0] if flat else features
+
+    def _deep(
+        self,
+        context: torch.Tensor,
+        tree: PromptTree,
+        deep: torch.Tensor | None,
+        class_context: tuple[int, torch.Tensor] | None,
+        shape: Sequence[int],
+    ) -> Deep:
+        """Checks what takes the context's place between blocks, and brings it into the engine's form."""
+        if deep is not None:
+            shapes = {tuple(context.shape), tuple(context.shape[-2:])}
+            if tuple(deep.shape[1:]) not in shapes:
+                allowed = " or ".join(str(["J", *s]) for s in sorted(shapes, key=len))
+                raise ValueError(f"deep must be {allowed}, got {list(deep.shape)}")
+            if len(deep) >= self.text_layers:
+                raise ValueError(
+                    f"deep contexts for {len(deep)} blocks after the first: the text tower of {self.name} has "
+                    f"{self.text_layers} blocks"
+                )
+            if tree.class_rows and deep.ndim == 3:
+                deep = deep.unsqueeze(1).expand(-1, tree.num_classes, -1, -1)
+            deep = deep.reshape(len(deep), 1, -1, self.text_width) if deep.ndim == 3 or tree.class_rows else deep
+        if class_context is not None:
+            block, own = class_context
+            wanted = (tree.num_classes, context.shape[-2], self.text_width)
+            if tree.front is not None or tuple(own.shape) != wanted:
+                raise ValueError(f"class_context must be {list(wanted)} for a context in front, got {list(own.shape)}")
+            if not 1 <= block < self.text_layers:
+                raise ValueError(
+                    f"class_context before block {block}: the text tower of {self.name} has blocks 1 to "
+                    f"{self.text_layers - 1} after the first"
+                )
+            if deep is not None and len(deep) >= block:
+                raise ValueError(f"deep contexts for {len(deep)} blocks and class_context before block {block}")
+        return Deep(deep, class_context)
+
+    @torch.no_grad()
+    def encode_sentences(self, texts: Sequence[str]) -> torch.Tensor:
+        """Features of texts at the cost of the tokens that differ; the same as `encode_text` up to rounding.
+
+        Args:
+            texts: C sentences.
+
+        Returns:
+            [C, E] in fp32, not normalised.
+
+        Raises:
+            ValueError: A text that is too long.
+        """
+        return self.encode_prompts(torch.zeros(0, self.text_width, device=self.device), self.sentence_tree(texts))
+
+    def sentence_tree(self, texts: Sequence[str]) -> PromptTree:
+        """The tree of whole sentences, for `encode_prompts` with an empty context.
+
+        Raises:
+            ValueError: A text that is too long.
+        """
+        self.tokenize(texts)  # refuses what is too long
+        return PromptTree([[*encode(text), EOT] for text in texts]).to(self.device)

@@ -1,14 +1,22 @@
-"""The image tower, on request with the token statistics of every block, computed on the fly: tokens are never kept."""
+"""The image tower, on request with the token statistics of every block, computed on the fly: tokens are never kept.
+
+On request too, a method's own tokens stand beside the image's and its updates beside the weights, with gradients.
+Letters: B images, N tokens, n tokens of a method in J blocks, Dv width.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from .blocks import finish, is_residual_block, project_heads, rows_in_cache
+from .blocks import Update, finish, is_residual_block, kept_bytes, project_heads, rows_in_cache
+from .memory import activation_budget
 
 
 @dataclass
@@ -31,11 +39,15 @@ class ImageFeatures:
         return [ImageFeatures(*part) for part in zip(*parts, strict=True)]
 
 
-def _run_block(block: Any, x: torch.Tensor) -> torch.Tensor:
-    """One block with full attention, [B, N, Dv] in fp32."""
-    q, k, v = project_heads(block, x).permute(2, 0, 3, 1, 4)
+def _run_block(
+    block: Any, x: torch.Tensor, tokens: torch.Tensor | None = None, update: Update | None = None
+) -> torch.Tensor:
+    """One block with full attention, [B, N, Dv] in fp32; first, tokens take the place of the last rows."""
+    if tokens is not None:
+        x = torch.cat([x[:, : -tokens.shape[1]], tokens.float().expand(len(x), -1, -1)], dim=1)
+    q, k, v = project_heads(block, x, update).permute(2, 0, 3, 1, 4)
     attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    return finish(block, x.flatten(0, 1), attended.flatten(0, 1)).view_as(x)
+    return finish(block, x.flatten(0, 1), attended.flatten(0, 1), update).view_as(x)
 
 
 def known_blocks(tower: Any) -> list[Any]:
@@ -44,47 +56,91 @@ def known_blocks(tower: Any) -> list[Any]:
     return blocks if all(map(is_residual_block, blocks)) else []
 
 
-def _encode(visual: Any, blocks: list[Any], images: torch.Tensor, statistics: bool) -> tuple[torch.Tensor, ...]:
+def _encode(
+    visual: Any,
+    blocks: list[Any],
+    images: torch.Tensor,
+    statistics: bool,
+    tokens: torch.Tensor | None = None,
+    updates: Sequence[Update] | None = None,
+    budget: int | None = None,
+) -> tuple[torch.Tensor, ...]:
     means: list[torch.Tensor] = []
     variances: list[torch.Tensor] = []
+    learning = torch.is_grad_enabled()
+
+    def with_tokens(x: torch.Tensor) -> torch.Tensor:
+        assert tokens is not None
+        return before(torch.cat([x, tokens[0].to(x.dtype).expand(len(x), -1, -1)], dim=1))  # type: ignore[no-any-return]
 
     def run_blocks(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         dtype, x = x.dtype, x.float()
-        for block in blocks:
-            x = _run_block(block, x)
+        limit = activation_budget(x.device) if learning and budget is None else budget or 0
+        kept = limit // kept_bytes(x.shape[0] * x.shape[1], x.shape[2], dtype.itemsize) if learning else 0
+        for i, block in enumerate(blocks):
+            own = tokens[i] if tokens is not None and 0 < i < len(tokens) else None
+            update = updates[i] if updates else None
+            run = partial(_run_block, block, x, own, update)
+            if learning and i < len(blocks) - kept:  # an update may draw random numbers
+                x = checkpoint(run, use_reentrant=False, preserve_rng_state=update is not None)
+            else:
+                x = run()
             if statistics:
                 means.append(x.mean(1))
                 variances.append((x - means[-1].unsqueeze(1)).square_().mean(1))
+        x = x if tokens is None else x[:, : -tokens.shape[2]]  # no tower pools over a method's tokens
         return x.to(dtype)
 
     # What stands before and after the blocks (patches, positions, pooling) differs between ViTs: open_clip's own code.
     visual.transformer.forward = run_blocks
+    before = visual.ln_pre.forward
+    if tokens is not None:  # they come after the positions and before the first norm, as published
+        visual.ln_pre.forward = with_tokens
     try:
         final = visual(images).float()
     finally:
         del visual.transformer.forward
+        vars(visual.ln_pre).pop("forward", None)
     return (final, torch.stack(means, dim=1), torch.stack(variances, dim=1)) if statistics else (final,)
 
 
-@torch.no_grad()
 def encode_images(
-    visual: Any, blocks: list[Any], images: torch.Tensor, statistics: bool = False
+    visual: Any,
+    blocks: list[Any],
+    images: torch.Tensor,
+    statistics: bool = False,
+    tokens: torch.Tensor | None = None,
+    updates: Sequence[Update] | None = None,
+    budget: int | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Final feature and, on request, token statistics of each block.
+
+    With tokens or updates gradients reach them where they are enabled, and when memory is short the first blocks'
+    insides are computed again in the backward pass. Without, nothing is kept.
 
     Args:
         visual: open_clip's image tower.
         blocks: Its `known_blocks`; without any, the tower's own code computes the final feature.
         images: [B, 3, height, width], normalised, in the weights' precision.
         statistics: Give the statistics too; needs blocks.
+        tokens: [J, 1 or B, n, Dv]: the first join the image's before the first block, the others replace them before
+            blocks 1..J-1; needs blocks.
+        updates: What is added to the weights, one a block; needs blocks.
+        budget: Bytes that activations may take; None: `activation_budget`.
 
     Returns:
-        The fields of `ImageFeatures`, or (final,), in fp32 and without gradient.
+        The fields of `ImageFeatures`, or (final,), in fp32.
     """
-    if not blocks:
-        return (visual(images).float(),)
-    if images.is_cuda:
-        return _encode(visual, blocks, images, statistics)
-    size = max(1, rows_in_cache(blocks[0]) // len(visual.positional_embedding))
-    parts = [_encode(visual, blocks, part, statistics) for part in torch.split(images, size)]
-    return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+    if torch.is_grad_enabled() and (tokens is not None or updates is not None):
+        return _encode(visual, blocks, images, statistics, tokens, updates, budget)
+    with torch.no_grad():
+        if not blocks:
+            return (visual(images).float(),)
+        if images.is_cuda:
+            return _encode(visual, blocks, images, statistics, tokens, updates)
+        size = max(1, rows_in_cache(blocks[0]) // len(visual.positional_embedding))
+        parts = []
+        for i in range(0, len(images), size):
+            own = tokens if tokens is None or tokens.shape[1] == 1 else tokens[:, i : i + size]
+            parts.append(_encode(visual, blocks, images[i : i + size], statistics, own, updates))
+        return tuple(torch.cat(x) for x in zip(*parts, strict=True))

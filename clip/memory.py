@@ -21,3 +21,8 @@ def free_memory(device: torch.device) -> int:
     except (OSError, ValueError):  # no such group, or its limit is "max"
         return free
     return max(0, min(free, limit - used + int(stat["inactive_file"])))  # the kernel gives its file cache back
+
+
+def activation_budget(device: torch.device) -> int:
+    """Bytes that the activations of one pass through a tower may take: an eighth of what is free, on a GPU half."""
+    return free_memory(device) // (2 if device.type == "cuda" else 8)

@@ -11,22 +11,26 @@ changing its result:
    form a prefix tree (`PromptTree`), and every node is computed once per image.
 
 What is left is one row per tree node and image. The tree's tiles make attention dense again, in one fused kernel a
-block. Letters: B images, M context tokens, P = 1 + M prefix tokens, R tree rows in n tiles of S, C classes, D text
-width, H heads, E joint width.
+block. Deep contexts change rows between blocks, which breaks none of this; where a class gets rows of its own, all that
+follows them is its own too, and the tree is taken apart from that block on.
+
+Letters: B images, M context tokens, P prefix tokens (SOT and the context's rows in front), K rows of the context in all
+(M, or C M where each class has its own), R tree rows in n tiles of S, C classes, D text width, H heads, E joint width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import finish, project_heads, rows_in_cache
-from .memory import free_memory
+from .blocks import Update, finish, kept_bytes, project_heads, rows_in_cache
+from .memory import activation_budget
 from .prompt_tree import PromptTree
 
 
@@ -61,17 +65,66 @@ def _attend(nodes: torch.Tensor, prefix: torch.Tensor, tree: PromptTree, mask: t
     return torch.cat([x.transpose(1, 2).flatten(0, 1).flatten(1) for x in (out, first)])
 
 
-def _first_block(
-    block: nn.Module, x: torch.Tensor, embedded: torch.Tensor, batch: int, tree: PromptTree, mask: torch.Tensor
-) -> torch.Tensor:
-    """The first block sees the same nodes in every image: their queries, keys and values are computed once."""
-    prefix = project_heads(block, torch.unflatten(x[batch * len(embedded) :], 0, (batch, -1)))
-    nodes = project_heads(block, embedded).expand(batch, -1, -1, -1, -1)
-    return finish(block, x, _attend(nodes, prefix, tree, mask))
+class Deep(NamedTuple):
+    """Rows of the context that take the place of the first ones between blocks.
+
+    Attributes:
+        shared: [J, B or 1, K, D]: before block j = 1..J, all K rows of the context become those of shared[j - 1].
+        own: (block index, [C, M, D]): before this block every class's M rows become its own; or None.
+    """
+
+    shared: torch.Tensor | None = None
+    own: tuple[int, torch.Tensor] | None = None
+
+    def part(self, start: int, stop: int) -> Deep:
+        """That of images start..stop-1."""
+        per_image = self.shared is not None and self.shared.shape[1] > 1
+        return self._replace(shared=self.shared[:, start:stop]) if per_image else self  # type: ignore[index]
+
+
+def place_context(
+    nodes: torch.Tensor, prefix: torch.Tensor, tree: PromptTree, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put rows of the context where they belong.
+
+    Args:
+        nodes: [1 or B, R, D].
+        prefix: [B, P, D].
+        tree: Says how many rows stand in the prefix and which in the nodes.
+        rows: [1 or B, K, D].
+
+    Returns:
+        Nodes and prefix with the rows in place.
+    """
+    prefix = torch.cat([prefix[:, :1], rows[:, : prefix.shape[1] - 1].expand(len(prefix), -1, -1)], dim=1)
+    if len(tree.context_nodes):
+        batch = max(len(nodes), len(rows))
+        placed = rows[:, tree.context_rows].expand(batch, -1, -1)
+        nodes = nodes.expand(batch, -1, -1).index_copy(1, tree.context_nodes, placed)
+    return nodes, prefix
+
+
+def _pack(nodes: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+    """[1 or B, R, D] and [B, P, D] -> the nodes of all images, then the prefixes of all: [B R + B P, D]."""
+    return torch.cat([nodes.expand(len(prefix), -1, -1).flatten(0, 1), prefix.flatten(0, 1)])
+
+
+def _unpack(x: torch.Tensor, batch: int, tree: PromptTree) -> tuple[torch.Tensor, torch.Tensor]:
+    split = batch * len(tree.tokens)
+    nodes, prefix = torch.split(x, [split, len(x) - split])
+    return torch.unflatten(nodes, 0, (batch, -1)), torch.unflatten(prefix, 0, (batch, -1))
 
 
 def _run_block(
-    block: nn.Module, x: torch.Tensor, batch: int, tree: PromptTree, mask: torch.Tensor, last: bool
+    block: nn.Module,
+    x: torch.Tensor,
+    batch: int,
+    tree: PromptTree,
+    mask: torch.Tensor,
+    last: bool,
+    rows: torch.Tensor | None = None,
+    embedded: torch.Tensor | None = None,
+    update: Update | None = None,
 ) -> torch.Tensor:
     """One residual attention block on packed rows.
 
@@ -82,26 +135,24 @@ def _run_block(
         tree: The tree.
         mask: Its `attention_mask`.
         last: Give the classes' EOT rows only, [B C, D]: nothing else is read after the last block.
+        rows: Rows of the context to put in place first, [1 or B, K, D].
+        embedded: The nodes where all images have the same, [1, R, D]: their heads are then computed once.
+        update: What is added to the block's weights.
 
     Returns:
         [B R + B P, D] in fp32.
     """
-    split = batch * len(tree.tokens)
-    nodes, prefix = torch.split(project_heads(block, x), [split, len(x) - split])
-    attended = _attend(torch.unflatten(nodes, 0, (batch, -1)), torch.unflatten(prefix, 0, (batch, -1)), tree, mask)
+    if rows is not None:
+        x = _pack(*place_context(*_unpack(x, batch, tree), tree, rows))
+    if embedded is None:
+        nodes, prefix = _unpack(project_heads(block, x, update), batch, tree)
+    else:
+        nodes = project_heads(block, embedded, update).expand(batch, -1, -1, -1, -1)
+        prefix = project_heads(block, _unpack(x, batch, tree)[1], update)
+    attended = _attend(nodes, prefix, tree, mask)
     if last:
-        ends = [torch.unflatten(rows[:split], 0, (batch, -1))[:, tree.eot].flatten(0, 1) for rows in (x, attended)]
-        x, attended = ends
-    return finish(block, x, attended)
-
-
-def kept_bytes(rows: int, width: int, itemsize: int) -> int:
-    """Bytes of activations that a backward pass through one block keeps.
-
-    Per row: two residual states in fp32; query, key, value, both of the latter once more with the keys of other rows,
-    the heads' output, and the MLP's hidden layer of four widths.
-    """
-    return int(rows * width * (2 * 4 + (3 + 2.4 + 1 + 4) * itemsize))
+        x, attended = (_unpack(part, batch, tree)[0][:, tree.eot].flatten(0, 1) for part in (x, attended))
+    return finish(block, x, attended, update)
 
 
 def encode_prompts(
@@ -110,8 +161,10 @@ def encode_prompts(
     nodes: torch.Tensor,
     tree: PromptTree,
     budget: int | None = None,
+    deep: Deep | None = None,
+    updates: Sequence[Update] | None = None,
 ) -> torch.Tensor:
-    """Hidden states at the classes' EOT tokens after all blocks, exact and differentiable in `prefix`.
+    """Hidden states at the classes' EOT tokens after all blocks, exact and differentiable in all that is not frozen.
 
     When memory is short the result is the same: with gradients, the first blocks' insides are computed again in the
     backward pass, as many as need be; without, images go through in parts.
@@ -119,37 +172,66 @@ def encode_prompts(
     Args:
         blocks: open_clip's residual attention blocks, in order.
         prefix: [B, P, D], embeddings of SOT and the context with positions added.
-        nodes: [R, D], embeddings of the tree's tokens with positions added.
+        nodes: [1 or B, R, D], embeddings of the tree's nodes with positions added.
         tree: The classes' prefix tree.
-        budget: Bytes that activations may take; None: an eighth of the free memory on the CPU, half on a GPU.
+        budget: Bytes that activations may take; None: `activation_budget`.
+        deep: What the context becomes between blocks.
+        updates: What is added to the weights, one a block.
 
     Returns:
         [B, C, D] in fp32, before the final layer norm.
     """
+    deep = deep or Deep()
     batch, length, width = prefix.shape
     weight: torch.Tensor = blocks[0].attn.in_proj_weight  # type: ignore[union-attr, assignment]
-    rows = length + len(nodes)
     if budget is None:
-        budget = free_memory(prefix.device) // (2 if prefix.is_cuda else 8)
+        budget = activation_budget(prefix.device)
     if not torch.is_grad_enabled():
         # One block's widest moment: residual, norm, hidden layer and its activation.
-        images = max(1, budget // (rows * width * (4 * 4 + 10 * weight.element_size())))
+        each = length + nodes.shape[1]  # rows of an image
+        images = max(1, budget // (each * width * (4 * 4 + 10 * weight.element_size())))
         if not prefix.is_cuda:
-            images = max(1, min(images, rows_in_cache(blocks[0]) // rows))
+            images = max(1, min(images, rows_in_cache(blocks[0]) // each))
         if images < batch:
-            parts = [encode_prompts(blocks, part, nodes, tree, budget) for part in torch.split(prefix, images)]
+            parts = []
+            for i in range(0, batch, images):
+                own = nodes if len(nodes) == 1 else nodes[i : i + images]
+                part = deep.part(i, i + images)
+                parts.append(encode_prompts(blocks, prefix[i : i + images], own, tree, budget, part, updates))
             return torch.cat(parts)
-    kept = budget // kept_bytes(batch * rows, width, weight.element_size())
+    taken_apart = len(blocks) if deep.own is None else deep.own[0]
+    kept = _kept_blocks(len(blocks), taken_apart, batch, length, tree, width, weight.element_size(), budget)
     mask = tree.attention_mask(length, batch, weight.dtype)
-    nodes = nodes.float()
-    x = torch.cat([nodes.repeat(batch, 1), prefix.float().flatten(0, 1)])
+    embedded = nodes.float() if len(nodes) < batch and len(blocks) > 1 else None
+    x = _pack(nodes.float(), prefix.float())
     for i, block in enumerate(blocks):
-        if i == 0 and len(blocks) > 1:
-            run = partial(_first_block, block, x, nodes, batch, tree, mask)
-        else:
-            run = partial(_run_block, block, x, batch, tree, mask, i == len(blocks) - 1)
-        if torch.is_grad_enabled() and i < len(blocks) - kept:
-            x = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+        rows = deep.shared[i - 1] if deep.shared is not None and 0 < i <= len(deep.shared) else None
+        if deep.own is not None and i == taken_apart:
+            nodes, prefix = _unpack(x, batch, tree)
+            tree, source = tree.apart(deep.own[1].shape[1])
+            x = _pack(torch.cat([prefix, nodes], dim=1)[:, source], prefix[:, :1])
+            mask = tree.attention_mask(1, batch, weight.dtype)
+            rows = deep.own[1].flatten(0, 1).unsqueeze(0)
+        update = updates[i] if updates else None
+        last = i == len(blocks) - 1
+        run = partial(_run_block, block, x, batch, tree, mask, last, rows, embedded if i == 0 else None, update)
+        if torch.is_grad_enabled() and i < len(blocks) - kept:  # an update may draw random numbers
+            x = checkpoint(run, use_reentrant=False, preserve_rng_state=update is not None)
         else:
             x = run()
     return torch.unflatten(x, 0, (batch, -1))
+
+
+def _kept_blocks(
+    layers: int, apart: int, batch: int, length: int, tree: PromptTree, width: int, itemsize: int, budget: int
+) -> int:
+    """How many of the last blocks' activations the budget holds; from block `apart` on each class has its own rows."""
+    shared = length + len(tree.tokens)
+    own = 1 + tree.num_classes * (length - 1 + tree.longest)  # at most
+    kept = 0
+    for i in reversed(range(layers)):
+        budget -= kept_bytes(batch * (own if i >= apart else shared), width, itemsize)
+        if budget < 0:
+            break
+        kept += 1
+    return kept

@@ -66,7 +66,7 @@ def test_a_tower_without_blocks_gives_all_but_statistics():
     with pytest.raises(
         ValueError, match="SomeMethod reads token statistics.*'small ResNet'.*ModifiedResNet.*Use a ViT"
     ):
-        model.check_statistics("SomeMethod")
+        model.check_blocks("SomeMethod", "reads token statistics")
     with pytest.raises(ValueError, match="encode_image_statistics reads token statistics"):
         model.encode_image_statistics(images)
 
@@ -80,7 +80,7 @@ def test_a_tower_of_timms_with_a_text_tower_of_its_own(dtype):
     text = model.encode_text(model.tokenize(["a photo of a dog.", "a photo of a cat."]))
     assert torch.cosine_similarity(prompts, text).min() > 0.999
     with pytest.raises(ValueError, match="TimmModel"):
-        model.check_statistics("SomeMethod")
+        model.check_blocks("SomeMethod", "reads token statistics")
 
 
 def test_blocks_that_compute_something_else_are_known_by_their_parameters():

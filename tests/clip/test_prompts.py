@@ -166,7 +166,7 @@ def test_without_gradient_images_go_through_in_parts(monkeypatch):
         seen.clear()
         with torch.no_grad():
             results.append(model.encode_prompts(context, tree, budget))
-        assert set(seen) == {expected} and len(seen) == 3 // expected * 3  # the first block has a function of its own
+        assert set(seen) == {expected} and len(seen) == 3 // expected * 4  # blocks
     for other in results[1:]:
         assert torch.allclose(other, results[0], atol=1e-5)
 
@@ -190,7 +190,7 @@ def bytes_kept(model, tree, budget):
 
 
 def test_kept_bytes_foretell_what_a_backward_pass_keeps():
-    from clip.prompts import kept_bytes
+    from clip.blocks import kept_bytes
 
     model = clip.load("tiny")
     for names in (NAMES, MANY):
@@ -201,7 +201,7 @@ def test_kept_bytes_foretell_what_a_backward_pass_keeps():
 
 
 def test_a_small_budget_keeps_the_last_blocks_only():
-    from clip.prompts import kept_bytes
+    from clip.blocks import kept_bytes
 
     model = clip.load("tiny")
     tree = model.prompt_tree(MANY, 4)

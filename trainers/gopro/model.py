@@ -220,7 +220,7 @@ def build_gopro(
     Raises:
         ValueError: An unfit backbone, or a class name that does not fit.
     """
-    clip_model.check_statistics("GOPro")
+    clip_model.check_blocks("GOPro", "reads token statistics of each block of the image tower")
     if context is None:
         context = initial_context(clip_model, 4, "a photo of a")
     learner = GOProLearner(
