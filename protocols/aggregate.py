@@ -12,7 +12,13 @@ from protocols import definitions
 from protocols.records import TESTED_WITH, Method, Result
 from reporting.tables import Cell, Panel, Table
 
-PAPER_NAMES = {"ZeroshotCLIP": "CLIP"}  # our trainer -> the paper's method, where they differ
+PAPER_NAMES = {  # our trainer -> the papers' method, where they differ
+    "ZeroshotCLIP": "CLIP",
+    "CLIPAdapter": "CLIP-Adapter",
+    "TipAdapter": "Tip-Adapter",
+    "TipAdapterF": "Tip-Adapter-F",
+    "CLIPLoRA": "CLIP-LoRA",
+}
 TITLES = {
     "base2new": "Base-to-new generalization",
     "cross-dataset": "Cross-dataset transfer",
@@ -125,7 +131,7 @@ def beside_paper(cells: list[Cell | None], published: list[float] | None) -> lis
 
 
 def published_by(paper: dict[str, Any], task: str, method: Method) -> dict[str, Any]:
-    """The paper's numbers for a method in a task, by data set."""
+    """The published numbers of a method in a task, by data set; it need not have all of them."""
     methods: dict[str, dict[str, Any]] = paper.get(task.replace("-", "_"), {})
     return methods.get(PAPER_NAMES.get(method.trainer, method.trainer), {})
 
