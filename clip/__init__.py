@@ -4,19 +4,23 @@
 prompts are made of), texts, and prompts given as embeddings; `available_models` lists the names it knows.
 """
 
-from .backbone import FrozenCLIP
+from .backbone import POSITIONS, FrozenCLIP
+from .blocks import Update
 from .images import ImageFeatures
 from .load import available_models, load
 from .prompt_tree import PromptTree
-from .tokenizer import decode, encode, tokenize
+from .tokenizer import decode, encode, imagenet_sentences, tokenize
 
 __all__ = [
+    "POSITIONS",
     "FrozenCLIP",
     "ImageFeatures",
     "PromptTree",
+    "Update",
     "available_models",
     "decode",
     "encode",
+    "imagenet_sentences",
     "load",
     "tokenize",
 ]

@@ -61,3 +61,15 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77, truncate: boo
             ids = [*ids[: context_length - 1], EOT]
         row[: len(ids)] = torch.tensor(ids)
     return out
+
+
+def imagenet_sentences(count: int) -> tuple[str, ...]:
+    """CLIP's own sentences for ImageNet with {} for the class name, as open_clip has them.
+
+    Args:
+        count: 80, all, or 7, the best.
+    """
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    sentences = {80: OPENAI_IMAGENET_TEMPLATES, 7: SIMPLE_IMAGENET_TEMPLATES}[count]
+    return tuple(fill("{}") for fill in sentences)

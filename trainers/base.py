@@ -28,6 +28,9 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_pretrained_weights, weights_digest
 
+from .model import initial_context
+from .templates import fill
+
 PRECISION_RULE = one_of(*PRECISIONS)
 
 
@@ -47,44 +50,6 @@ def add_context_config(node: CfgNode, n_ctx: int, ctx_init: str) -> None:
 def context_rules(node: str) -> dict[str, Rule]:
     """Rules of the keys that `add_context_config` declares; `node` is the method's, e.g. TRAINER.COOP."""
     return {f"{node}.N_CTX": at_least(1), f"{node}.CTX_INIT": empty | text, f"{node}.CTX_STD": at_least(0)}
-
-
-def initial_context(clip_model: clip.FrozenCLIP, n_ctx: int, ctx_init: str = "", ctx_std: float = 0.02) -> torch.Tensor:
-    """First value of a learnable context.
-
-    Args:
-        clip_model: The backbone, whose token embedding the words go through.
-        n_ctx: M where no words are given, at least 1.
-        ctx_init: Words (underscores are read as spaces); M becomes their number of tokens. "" draws N(0, ctx_std).
-        ctx_std: See above.
-
-    Returns:
-        [M, Dt] in fp32.
-
-    Raises:
-        ValueError: No words and no tokens.
-    """
-    words = ctx_init.replace("_", " ").strip()
-    if words:
-        return clip_model.embed_words(words)
-    if n_ctx < 1:
-        raise ValueError(f"N_CTX must be at least 1, got {n_ctx}")
-    return torch.randn(n_ctx, clip_model.text_width) * ctx_std
-
-
-def cosine_logits(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """CLIP's logits: scale times the cosine of image and text.
-
-    Args:
-        image: [B, E], normalised here.
-        text: [C, E], the same for all images, or [B, C, E], each image's own; already normalised.
-        scale: exp(logit scale), a scalar.
-
-    Returns:
-        [B, C].
-    """
-    image = F.normalize(image.float(), dim=-1)
-    return scale * image @ text.t() if text.ndim == 2 else scale * torch.einsum("be,bce->bc", image, text)
 
 
 class CLIPTrainer(TrainerX):
@@ -119,6 +84,7 @@ class CLIPTrainer(TrainerX):
     def build_backbone(self) -> None:
         """Read the data set's lists (a wrong path shows before weights are read or downloaded), then load CLIP."""
         self.dataset = build_dataset(self.cfg)
+        self.trained_classes = self.classnames
         _tell_twins(self.classnames)
         backbone = self.cfg.MODEL.BACKBONE
         self.set_precision(self.options.PREC)
@@ -137,6 +103,14 @@ class CLIPTrainer(TrainerX):
         """Hook: training transforms, one for each of `views`; None takes INPUT.TRANSFORMS for the only view."""
         return None
 
+    def labels_in_training(self) -> list[int | None]:
+        """For each class at hand its label in the training of the weights, by name; None for a new class.
+
+        For methods that know more of the classes that they were trained on than of others.
+        """
+        labels = {name: label for label, name in reversed(list(enumerate(self.trained_classes)))}
+        return [labels.get(name) for name in self.classnames]
+
     def initial_context(self) -> torch.Tensor:
         """First value of the context that the method's N_CTX, CTX_INIT and CTX_STD ask for, [M, Dt]; says it."""
         node = self.options
@@ -148,6 +122,57 @@ class CLIPTrainer(TrainerX):
         if len(context) != node.N_CTX:
             print(f"TRAINER.{self.config_key}.N_CTX {node.N_CTX} has no effect beside CTX_INIT, whose words give M")
         return context
+
+    def leading_context(self, n_ctx: int) -> tuple[torch.Tensor, str]:
+        """First value of a context that takes the place of the first n tokens of CTX_INIT, as MaPLe's code has it.
+
+        Args:
+            n_ctx: n.
+
+        Returns:
+            [n, Dt], from the words where they have as many tokens, else random; and the template of what follows: the
+            words that are left, the class name, a full stop.
+        """
+        node = self.options
+        ids = clip.encode(node.CTX_INIT.replace("_", " "))
+        if len(ids) < n_ctx:
+            said = f'; "{node.CTX_INIT}" has fewer' if ids else ""
+            print(f"Context: {n_ctx} tokens from random vectors{said}")
+            return initial_context(self.clip, n_ctx, "", node.CTX_STD), "{}."
+        words, rest = clip.decode(ids[:n_ctx]), clip.decode(ids[n_ctx:])
+        print(f'Context: {n_ctx} tokens from "{words}"' + (f'; "{rest}" stays as it is' if rest else ""))
+        return self.clip.embed_words(words), f"{rest} {{}}.".strip()
+
+    def check_vision_blocks(self) -> None:
+        """Refuse an image tower whose blocks cannot take tokens or updates, e.g. a ResNet."""
+        self.clip.check_blocks(type(self).__name__, "works inside the blocks of the image tower")
+
+    def check_depth(self, key: str, depth: int, layers: int, tower: str) -> None:
+        """Refuse more blocks than a tower has; raises ValueError.
+
+        Args:
+            key: The key of the method's node that asks for them.
+            depth: Its value.
+            layers: Blocks there are.
+            tower: Which tower: text, image or smaller.
+        """
+        if depth > layers:
+            raise ValueError(
+                f"TRAINER.{self.config_key}.{key} must be at most {layers}, the blocks of the {tower} tower of "
+                f"{self.clip.name}, got {depth}"
+            )
+
+    def sentence_features(self, *templates: str) -> torch.Tensor:
+        """Text features of hand-written sentences by the frozen towers, one a template and class.
+
+        Args:
+            templates: T sentences with {} for the class name.
+
+        Returns:
+            [T, C, E] in fp32, not normalised.
+        """
+        with self.autocast():
+            return torch.stack([self.clip.encode_sentences(fill(t, self.classnames)) for t in templates])
 
     def register(self, name: str, learner: nn.Module) -> None:
         """Register the learnables, alone: their state dict is the checkpoint. Builds optimiser and schedule.
@@ -175,13 +200,13 @@ class CLIPTrainer(TrainerX):
         """Hook: the total as "loss", and the parts to log beside it; cross-entropy where a method says nothing else.
 
         Args:
-            output: What `self.model` gave: logits [B, C], or an object that holds them as `logits`.
+            output: What `self.model` gave, an object that holds logits [B, C] as `logits`.
             label: Long [B].
 
         Returns:
             Scalars by name.
         """
-        return {"loss": F.cross_entropy(output, label)}
+        return {"loss": F.cross_entropy(output.logits, label)}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimisation step; returns the losses and the batch accuracy (percent)."""
@@ -190,8 +215,15 @@ class CLIPTrainer(TrainerX):
             output = self.model(*views)
         parts = self.loss_parts(output, label)
         self.model_backward_and_update(parts["loss"], parts=parts)
-        logits = output if isinstance(output, torch.Tensor) else output.logits
-        return {**{name: value.detach() for name, value in parts.items()}, "acc": compute_accuracy(logits, label)[0]}
+        return {
+            **{name: value.detach() for name, value in parts.items()},
+            "acc": compute_accuracy(output.logits, label)[0],
+        }
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C]."""
+        logits: torch.Tensor = self.model(input).logits
+        return logits
 
     # Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -209,6 +241,7 @@ class CLIPTrainer(TrainerX):
     def check_checkpoint(self, meta: dict[str, Any]) -> None:
         """Refuse a checkpoint of another backbone: its learnables mean nothing here."""
         super().check_checkpoint(meta)
+        self.trained_classes = list(meta.get("classnames", self.classnames))
         wanted, got = self.cfg.MODEL.BACKBONE.NAME, meta.get("backbone", self.cfg.MODEL.BACKBONE.NAME)
         if got != wanted and not self._same_weights(meta):
             raise ValueError(f"the checkpoint was trained on backbone {got!r}, MODEL.BACKBONE.NAME is {wanted!r}")

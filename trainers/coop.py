@@ -1,64 +1,75 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou, Yang, Loy, Liu, IJCV 2022), arXiv 2109.01134.
 
-One set of learnable context vectors for all classes and images, in front of the class name (eq. 2):
-logits = exp(logit_scale) cos(f(x), f_t([SOS], v_1..v_M, name, ".", [EOT])), trained with cross-entropy.
+Learnable context vectors around the class name, the same for all classes (eq. 2) or each class's own (CSC, eq. 3):
+logits = exp(logit_scale) cos(f(x), f_t([SOT, v_1..v_M, name, ".", EOT])), trained with cross-entropy. The name stands
+at the end, in the middle (after M // 2 vectors) or in front.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 from yacs.config import CfgNode
 
-from clip import FrozenCLIP, PromptTree
+from clip import POSITIONS
+from dassl.config.check import one_of
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules, cosine_logits
+from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .model import ContextCLIP, ContextLearner
 
-RULES = {**context_rules("TRAINER.COOP"), "TRAINER.COOP.PREC": PRECISION_RULE}
+RULES = {
+    **context_rules("TRAINER.COOP"),
+    "TRAINER.COOP.CLASS_TOKEN_POSITION": one_of(*POSITIONS),
+    "TRAINER.COOP.PREC": PRECISION_RULE,
+}
 
 
 def add_config(cfg: CfgNode) -> None:
     """Declare TRAINER.COOP with CoOp's values."""
     node = cfg.TRAINER.COOP = CfgNode()
     add_context_config(node, n_ctx=16, ctx_init="")
+    node.CSC = False  # a context of each class; random, since words give one for all
+    node.CLASS_TOKEN_POSITION = "end"  # end, middle, front
     node.PREC = "fp16"
-
-
-class PromptLearner(nn.Module):
-    """The learnable context, under CoOp's name.
-
-    Args:
-        context: Initial vectors, [M, Dt].
-    """
-
-    def __init__(self, context: torch.Tensor) -> None:
-        super().__init__()
-        self.ctx = nn.Parameter(context)
-
-
-class CoOpModel(nn.Module):
-    """A frozen CLIP with a learnable context."""
-
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, prompt_learner: PromptLearner) -> None:
-        super().__init__()
-        self.clip, self.tree, self.prompt_learner = clip_model, tree, prompt_learner
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> logits [B, C]."""
-        text = F.normalize(self.clip.encode_prompts(self.prompt_learner.ctx, self.tree), dim=-1)
-        return cosine_logits(self.clip.encode_image(images), text, self.clip.logit_scale)
 
 
 @TRAINER_REGISTRY.register()
 class CoOp(CLIPTrainer):
-    """Trainer of CoOp: unified context, class name at the end."""
+    """Trainer of CoOp."""
 
     config_key = "COOP"
 
     def build_model(self) -> None:
         """Build the context and register it as CoOp does, as `prompt_learner`."""
-        learner = PromptLearner(self.initial_context()).to(self.device)
-        self.model = CoOpModel(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
+        node, context = self.options, self.initial_context()
+        own = node.CSC and not node.CTX_INIT
+        if node.CSC and not own:
+            print("TRAINER.COOP.CSC has no effect beside CTX_INIT, whose words give one context for all classes")
+        if own:
+            print(f"Contexts: one of each of {self.num_classes} classes")
+            context = torch.randn(self.num_classes, *context.shape) * node.CTX_STD
+        tree = self.clip.prompt_tree(self.classnames, context.shape[-2], node.CLASS_TOKEN_POSITION, own)
+        learner = ContextLearner(context).to(self.device)
+        self.model = ContextCLIP(self.clip, tree, learner)
         self.register("prompt_learner", learner)
+
+    def convert_state_dict(self, name: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of contexts that belong to classes, those of the classes at hand, by name."""
+        state_dict = super().convert_state_dict(name, state_dict)
+        context = state_dict.get("ctx")
+        if (
+            isinstance(self.model, ContextCLIP)
+            and self.model.tree.class_rows
+            and context is not None
+            and context.ndim == 3
+        ):
+            labels = self.labels_in_training()
+            unknown = [c for c, label in zip(self.classnames, labels, strict=True) if label is None]
+            if unknown:
+                raise ValueError(
+                    f"TRAINER.COOP.CSC learned a context of each class that it was trained on and has none for "
+                    f"{len(unknown)} of these classes ({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}); "
+                    "a context for all classes (TRAINER.COOP.CSC False) carries over"
+                )
+            state_dict["ctx"] = context[labels]
+        return state_dict

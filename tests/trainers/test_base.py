@@ -8,7 +8,7 @@ import yaml
 
 from dassl.engine import build_trainer
 from dassl.utils import load_checkpoint
-from trainers.base import cosine_logits
+from trainers.model import cosine_logits
 
 
 def test_normalisation_is_no_choice(run, capsys):

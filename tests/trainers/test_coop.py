@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 import clip
 from dassl.utils import load_checkpoint
-from trainers.base import initial_context
-from trainers.coop import CoOpModel, PromptLearner
+from trainers.model import ContextCLIP, ContextLearner, initial_context
 
 NAMES = ["dog", "tabby_cat", "boeing 737-200", "boeing 737-300", "a house"]
 
@@ -33,8 +32,8 @@ def test_logits_loss_and_gradient_are_those_of_the_formula(name):
     torch.manual_seed(0)
     images, label = torch.randn(2, 3, backbone.image_size, backbone.image_size), torch.tensor([1, 4])
     start = initial_context(backbone, 6)
-    learner = PromptLearner(start.clone())
-    ours = CoOpModel(backbone, backbone.prompt_tree(NAMES, 6), learner)(images)
+    learner = ContextLearner(start.clone())
+    ours = ContextCLIP(backbone, backbone.prompt_tree(NAMES, 6), learner)(images).logits
     reference = start.clone().requires_grad_()
     expected = transcription(backbone, reference, images)
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
@@ -63,15 +62,15 @@ def test_starts_as_zero_shot_clip_with_the_words_of_the_context(run):
 def test_the_context_can_learn_labels_that_the_words_get_wrong():
     backbone = clip.load("tiny")
     torch.manual_seed(0)
-    learner = PromptLearner(initial_context(backbone, 4))
-    model = CoOpModel(backbone, backbone.prompt_tree(NAMES, 4), learner)
+    learner = ContextLearner(initial_context(backbone, 4))
+    model = ContextCLIP(backbone, backbone.prompt_tree(NAMES, 4), learner)
     images = torch.randn(5, 3, 60, 60)
-    label = (model(images).argmax(1) + 1) % 5
+    label = (model(images).logits.argmax(1) + 1) % 5
     optim = torch.optim.Adam([learner.ctx], lr=0.01)
     losses = []
     for _ in range(60):
         optim.zero_grad()
-        losses.append(loss := F.cross_entropy(model(images), label))
+        losses.append(loss := F.cross_entropy(model(images).logits, label))
         loss.backward()
         optim.step()
     assert losses[-1] < 0.25 * losses[0]

@@ -10,7 +10,7 @@ from torch import nn
 
 from clip import FrozenCLIP, ImageFeatures, PromptTree
 
-from ..base import cosine_logits, initial_context
+from ..model import cosine_logits, initial_context
 from .variant import PAPER, Variant
 
 

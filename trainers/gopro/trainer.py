@@ -129,11 +129,6 @@ class GOPro(CLIPTrainer):
         rows = torch.cat([v[:images] * std + mean for v in views]).clamp(0, 1)
         self.write_image("train/views", make_grid(rows, nrow=min(images, len(views[0]))), 0)
 
-    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of the original view."""
-        logits: torch.Tensor = self.model(input).logits
-        return logits
-
     def checkpoint_meta(self) -> dict[str, Any]:
         """What the weights belong to; not all of the variant shows in their shapes."""
         return {**super().checkpoint_meta(), "variant": asdict(self.variant)}

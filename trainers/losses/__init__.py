@@ -2,5 +2,6 @@
 
 from .nt_xent import nt_xent
 from .prompt_consistency import prompt_consistency
+from .text_anchor import text_anchor_loss
 
-__all__ = ["nt_xent", "prompt_consistency"]
+__all__ = ["nt_xent", "prompt_consistency", "text_anchor_loss"]

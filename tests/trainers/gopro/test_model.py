@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 import clip
 from benchmarks.naive import NaiveGOPro, naive_loss
-from trainers.base import initial_context
 from trainers.gopro import PAPER, RELEASED, VARIANTS, build_gopro, gopro_loss
 from trainers.losses import nt_xent
+from trainers.model import initial_context
 
 NAMES = ["dog", "tabby_cat", "boeing 737-200", "boeing 737-300", "a house"]
 

@@ -1,0 +1,111 @@
+"""Tokens of their own in several blocks of one or both towers: what IVLP, VPT and PromptSRC share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from yacs.config import CfgNode
+
+from clip import FrozenCLIP, PromptTree
+from dassl.config.check import Rule, at_least, empty, text
+
+from .base import CLIPTrainer
+from .model import PromptedCLIP
+
+
+def add_prompt_config(node: CfgNode, tokens: int, depth: int) -> None:
+    """Declare the published keys of tokens in both towers; n tokens, `depth` blocks."""
+    node.N_CTX_TEXT = tokens  # tokens a text block
+    node.N_CTX_VISION = tokens  # tokens an image block
+    node.CTX_INIT = "a photo of a"  # the first N_CTX_TEXT tokens start the context, the rest stays behind it
+    node.CTX_STD = 0.02  # of the tokens that are drawn
+    node.PROMPT_DEPTH_TEXT = depth  # text blocks with tokens of their own, the first included
+    node.PROMPT_DEPTH_VISION = depth  # image blocks likewise
+
+
+def prompt_rules(node: str) -> dict[str, Rule]:
+    """Rules of the keys that `add_prompt_config` declares."""
+    return {
+        **{f"{node}.{key}": at_least(1) for key in ("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT")},
+        f"{node}.CTX_INIT": empty | text,
+        f"{node}.CTX_STD": at_least(0),
+        f"{node}.PROMPT_DEPTH_VISION": at_least(0),
+    }
+
+
+class DeepPromptLearner(nn.Module):
+    """Independent tokens of both towers; those of the first block are placed, later ones replace them.
+
+    Args:
+        context: The text tower's first tokens, [n, Dt]; None leaves that tower alone.
+        text_depth: Text blocks with tokens of their own, the first included.
+        vision: Shape of the image tower's tokens, (blocks, tokens, Dv); no blocks leave that tower alone.
+        std: Of the random tokens.
+    """
+
+    def __init__(
+        self, context: torch.Tensor | None, text_depth: int, vision: tuple[int, int, int], std: float = 0.02
+    ) -> None:
+        super().__init__()
+        self.ctx = None if context is None else nn.Parameter(context.detach().clone().float())
+        later = range(1, text_depth) if context is not None else range(0)
+        self.text = nn.ParameterDict({str(i): torch.randn_like(context) * std for i in later})  # type: ignore[arg-type]
+        self.vision = nn.ParameterDict({str(i): torch.randn(vision[1:]) * std for i in range(vision[0])})
+
+    def text_tokens(self) -> torch.Tensor | None:
+        """What the context becomes before text blocks 1.., [J - 1, n, Dt]; None with one block."""
+        return torch.stack(list(self.text.values())) if len(self.text) else None
+
+    def vision_tokens(self) -> torch.Tensor | None:
+        """[J, n, Dv]; None without any."""
+        return torch.stack(list(self.vision.values())) if len(self.vision) else None
+
+
+class DeepPromptedCLIP(PromptedCLIP):
+    """A frozen CLIP with tokens in its blocks.
+
+    Args:
+        clip_model: The backbone.
+        tree: The prompts.
+        learner: The tokens; without a context the tree's sentences stand alone.
+    """
+
+    learner: DeepPromptLearner
+
+    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: DeepPromptLearner) -> None:
+        super().__init__(clip_model, learner)
+        self.tree = tree
+        self.nothing = torch.zeros(0, clip_model.text_width, device=clip_model.device)  # no context
+
+    @property
+    def reads_frozen_features(self) -> bool:
+        """Without tokens of its own the image tower stays as it is."""
+        return not len(self.learner.vision)
+
+    def encode_text(self) -> torch.Tensor:
+        """[C, E]."""
+        context = self.nothing if self.learner.ctx is None else self.learner.ctx
+        return F.normalize(self.clip.encode_prompts(context, self.tree, deep=self.learner.text_tokens()), dim=-1)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> [B, E], not normalised."""
+        return self.clip.encode_image(images, self.learner.vision_tokens())
+
+
+def build_deep_prompts(trainer: CLIPTrainer, model: type[DeepPromptedCLIP] = DeepPromptedCLIP) -> DeepPromptedCLIP:
+    """The model, of the given class, that the keys of `add_prompt_config` ask for.
+
+    Raises:
+        ValueError: More blocks than a tower has, or an image tower without blocks.
+    """
+    node, backbone = trainer.options, trainer.clip
+    trainer.check_depth("PROMPT_DEPTH_TEXT", node.PROMPT_DEPTH_TEXT, backbone.text_layers, "text")
+    if node.PROMPT_DEPTH_VISION:
+        trainer.check_vision_blocks()
+        trainer.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, backbone.vision_layers, "image")
+    context, template = trainer.leading_context(node.N_CTX_TEXT)
+    vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, backbone.vision_width)
+    learner = DeepPromptLearner(context, node.PROMPT_DEPTH_TEXT, vision, node.CTX_STD).to(trainer.device)
+    tree = backbone.prompt_tree(trainer.classnames, len(context), template=template)
+    return model(backbone, tree, learner)

@@ -1,0 +1,61 @@
+"""PRE: Vision-Language Prompt Learning with Reparameterization Encoder (Pham Thi Minh et al., 2023), arXiv 2309.07760.
+
+CoOp's shared context goes through a small encoder before it is used (residual bidirectional LSTM over its vectors):
+v = u + BiLSTM(u), with both directions of width Dt / 2; trained with cross-entropy. The paper describes the encoder in
+words and no code of it was found: the number of layers and the widths are this project's reading.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from dassl.config.check import at_least
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .model import ContextCLIP, ContextLearner
+
+RULES = {**context_rules("TRAINER.PRE"), "TRAINER.PRE.LAYERS": at_least(1), "TRAINER.PRE.PREC": PRECISION_RULE}
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Declare TRAINER.PRE."""
+    node = cfg.TRAINER.PRE = CfgNode()
+    add_context_config(node, n_ctx=4, ctx_init="a photo of a")
+    node.LAYERS = 1  # of the LSTM
+    node.PREC = "fp16"
+
+
+class PromptLearner(ContextLearner):
+    """The context and its encoder.
+
+    Args:
+        context: Initial vectors, [M, Dt]; Dt even.
+        layers: Of the LSTM.
+    """
+
+    def __init__(self, context: torch.Tensor, layers: int) -> None:
+        super().__init__(context)
+        width = context.shape[1]
+        self.encoder = nn.LSTM(width, width // 2, layers, bidirectional=True, batch_first=True)
+
+    def forward(self) -> torch.Tensor:
+        """The context that the prompts get, [M, Dt]."""
+        with torch.autocast(self.ctx.device.type, enabled=False):  # tiny, and not every CPU has an LSTM in half
+            encoded: torch.Tensor = self.encoder(self.ctx)[0]
+        return self.ctx + encoded
+
+
+@TRAINER_REGISTRY.register()
+class PRE(CLIPTrainer):
+    """Trainer of PRE."""
+
+    config_key = "PRE"
+
+    def build_model(self) -> None:
+        """Build the context with its encoder and register both as `prompt_learner`."""
+        learner = PromptLearner(self.initial_context(), self.options.LAYERS).to(self.device)
+        self.model = ContextCLIP(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
+        self.register("prompt_learner", learner)

@@ -1,0 +1,49 @@
+"""VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), arXiv 2203.12119, on CLIP as in MaPLe's comparison.
+
+Image blocks 0..J-1 have n tokens of their own each; the text is that of one sentence, the same for all data sets.
+Trained with cross-entropy.
+"""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from dassl.config.check import at_least
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PRECISION_RULE, CLIPTrainer
+from .deep_prompts import DeepPromptedCLIP, DeepPromptLearner
+from .templates import DEFAULT_TEMPLATE, fill
+
+RULES = {
+    **{f"TRAINER.VPT.{key}": at_least(1) for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION")},
+    "TRAINER.VPT.CTX_STD": at_least(0),
+    "TRAINER.VPT.PREC": PRECISION_RULE,
+}
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Declare TRAINER.VPT with the published values."""
+    node = cfg.TRAINER.VPT = CfgNode()
+    node.N_CTX_VISION = 8  # tokens a block
+    node.PROMPT_DEPTH_VISION = 12  # image blocks with tokens of their own; 1: shallow
+    node.CTX_STD = 0.02
+    node.PREC = "fp16"
+
+
+@TRAINER_REGISTRY.register()
+class VPT(CLIPTrainer):
+    """Trainer of VPT."""
+
+    config_key = "VPT"
+
+    def build_model(self) -> None:
+        """Build the tokens and register them as `prompts`."""
+        node = self.options
+        self.check_vision_blocks()
+        self.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, self.clip.vision_layers, "image")
+        vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, self.clip.vision_width)
+        learner = DeepPromptLearner(None, 0, vision, node.CTX_STD).to(self.device)
+        tree = self.clip.sentence_tree(fill(DEFAULT_TEMPLATE, self.classnames))
+        self.model = DeepPromptedCLIP(self.clip, tree, learner)
+        self.register("prompts", learner)
