@@ -9,8 +9,8 @@
 #
 # Settings, in the environment or as flags: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16; for
 #   few-shot a list, "1 2 4 8 16"), TRAINER (GOPro; several, or all), CFG (a file in configs/trainers/$TRAINER; default
-#   tiny for the rendered sets, vit_b16 for the others, and if there is one, its <CFG>_transfer for cross-dataset and
-#   domain-generalization, <CFG>_few_shot for few-shot). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1
+#   tiny for the rendered sets, vit_b16 for the others; where there is one, cross-dataset and domain-generalization take
+#   <that>_transfer, and few-shot takes <that>_few_shot). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1
 #   (only show train.py's arguments).
 # What few-shot trains on imagenet or shapes lies in OUTPUT/cross-dataset, which trains the same with 16 shots.
 # A finished run is skipped (one with another config is an error), an unfinished one is resumed.
