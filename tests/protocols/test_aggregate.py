@@ -191,6 +191,17 @@ def test_few_shot_curves_start_with_the_average(add_run, tmp_path):
     assert table.panels[1] == Curves(titles[1], [0, 1, 16], lines, {"ZeroshotCLIP"})
 
 
+def test_few_shot_joins_runs_made_before_a_method_existed_and_parts_other_settings(add_known, tmp_path):
+    old, new = {"TRAINER.GOPRO.W_CON": 0.1}, {"TRAINER.GOPRO.W_CON": 0.1, "TRAINER.LATER.N_CTX": 4}
+    add_known("few-shot", "train", "digits", "GOPro", 1, 40.0, num_shots=1, settings=old)
+    add_known("few-shot", "train", "digits", "GOPro", 1, 60.0, num_shots=16, settings=new)
+    (table,) = tables_of(tmp_path)
+    assert [[cell.mean for cell in row[2:]] for row in table.rows] == [[40.0, 60.0]]
+    add_known("few-shot", "train", "digits", "GOPro", 1, 50.0, num_shots=4, settings=new | {"TRAINER.GOPRO.W_CON": 0.5})
+    (table,) = tables_of(tmp_path)
+    assert [row[1] for row in table.rows] == ["GOPro (W_CON 0.1)", "GOPro (W_CON 0.5)"]
+
+
 def test_missing_seeds_are_those_of_any_number_of_shots(add_run, tmp_path):
     add_few_shot(add_run, "digits", "GOPro", {1: 40.0}, (1, 2, 3))
     add_few_shot(add_run, "digits", "GOPro", {4: 50.0}, (1, 2))
