@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 SCRIPT := PYTHON=$(PY)
 DEMO := output/demo
 MINI := output/mini
+# Which methods the mini-benchmark runs: all that have a config for the embedded sets, or a list.
+TRAINERS ?= all
 # Which tests to run, in pytest's -m language; `make test MARK=` runs them all.
 MARK ?= not slow
 PYTEST_ARGS ?=
@@ -15,7 +17,7 @@ PYTEST_ARGS ?=
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Settings: SEEDS=\"1 2 3\" (demo, mini-benchmark), MARK=\"slow\" (test), PYTHON=python3.12 (to make .venv)"
+	@echo "  Settings: SEEDS=\"1 2 3\" (demo, mini-benchmark), TRAINERS=\"GOPro CoOp\" (mini-benchmark), MARK=\"slow\" (test), PYTHON=python3.12 (to make .venv)"
 
 demo: $(VENV)/.installed ## Train and test GOPro and zero-shot CLIP on the embedded shapes; print the table
 	@echo "== Demo: GOPro and zero-shot CLIP, base-to-new, on images that are drawn into data/ on the first run"
@@ -25,11 +27,12 @@ demo: $(VENV)/.installed ## Train and test GOPro and zero-shot CLIP on the embed
 	@echo "Learning curves: $(VENV)/bin/tensorboard --logdir $(DEMO)"
 	@echo "Finished runs are kept and skipped next time. To start over: rm -r $(DEMO)"
 
-mini-benchmark: $(VENV)/.installed ## Run all three protocols on the embedded sets; print the three tables
-	@echo "== Mini-benchmark: three protocols, GOPro and zero-shot CLIP, on the embedded sets"
+mini-benchmark: $(VENV)/.installed ## Run all four tasks with all methods on the embedded sets; print and draw the tables
+	@echo "== Mini-benchmark: four tasks on the embedded sets, methods: $(TRAINERS)"
 	@for task in base2new cross-dataset domain-generalization; do \
-	  $(SCRIPT) DATASETS=embedded TRAINER="GOPro ZeroshotCLIP" OUTPUT=$(MINI) bash scripts/benchmark.sh $$task || exit 1; \
+	  $(SCRIPT) DATASETS=embedded TRAINER="$(TRAINERS)" OUTPUT=$(MINI) bash scripts/benchmark.sh $$task || exit 1; \
 	done
+	@$(SCRIPT) DATASETS=shapes SHOTS="1 4 16" TRAINER="$(TRAINERS)" OUTPUT=$(MINI) bash scripts/benchmark.sh few-shot
 	@$(PY) scripts/report.py $(MINI) --chart $(MINI)/tables.png
 	@echo "docs/results.md gets these tables by: $(PY) scripts/report.py $(MINI) --readme docs/results.md"
 	@echo "Finished runs are kept and skipped next time. To start over: rm -r $(MINI)"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from protocols import definitions
 from protocols.records import TESTED_WITH, Method, Result
-from reporting.tables import Cell, Panel, Table
+from reporting.tables import Cell, Curves, Panel, Table
 
 PAPER_NAMES = {  # our trainer -> the papers' method, where they differ
     "ZeroshotCLIP": "CLIP",
@@ -23,6 +23,7 @@ TITLES = {
     "base2new": "Base-to-new generalization",
     "cross-dataset": "Cross-dataset transfer",
     "domain-generalization": "Domain generalization",
+    "few-shot": "Few-shot classification",
 }
 
 
@@ -69,25 +70,42 @@ def settings_that_differ(method: Method, rivals: list[Method]) -> list[str]:
     return found
 
 
-class Cells:
-    """The runs of one table, looked up by method, data set and classes; notes what is missing."""
+Key = tuple[Method, str, str]  # method, data set, and what it was tested on or trained with
 
-    def __init__(self, runs: list[Result]) -> None:
-        self.runs: dict[tuple[Method, str, str], dict[int, float]] = {}
-        for run in runs:
-            self.runs.setdefault((run.method, run.name, run.classes), {})[run.seed] = run.accuracy
-        self.labels = labels(run.method for run in runs)
+
+def by_classes(run: Result) -> Key:
+    return run.method, run.name, f"{run.classes} classes"
+
+
+def by_shots(run: Result) -> Key:
+    return joined(run.method), run.name, f"{run.method.shots} shots"
+
+
+def joined(method: Method) -> Method:
+    """What methods that differ in nothing but shots have in common."""
+    return method._replace(shots=min(method.shots, 1))
+
+
+class Cells:
+    """The runs of one table, looked up by their keys; notes what is missing."""
+
+    def __init__(self, runs: list[Result], key: Callable[[Result], Key] = by_classes) -> None:
+        self.runs: dict[Key, dict[int, float]] = {}
         # What one cell of a method has, all should have; but one seed is enough where nothing is learned.
-        self.seeds = {m: {run.seed for run in runs if run.method == m} if m.shots else set() for m in self.labels}
+        self.seeds: dict[Method, set[int]] = {}
+        for run in runs:
+            self.runs.setdefault(key(run), {})[run.seed] = run.accuracy
+            self.seeds.setdefault(key(run)[0], set()).update([run.seed] if run.method.shots else [])
+        self.labels = labels(self.seeds)
         self.notes: list[str] = []
 
-    def cell(self, method: Method, name: str, classes: str) -> Cell | None:
+    def cell(self, method: Method, name: str, part: str) -> Cell | None:
         """Mean over seeds; None, and a note, where there is no run. A note also names missing seeds."""
-        found = self.runs.get((method, name, classes), {})
+        found = self.runs.get((method, name, part), {})
         missing = sorted(self.seeds[method] - set(found)) if found else []
         if missing or not found:
             what = f"seed {', '.join(map(str, missing))}" if missing else "all runs"
-            self.note(f"missing: {self.labels[method]} on {name} ({classes} classes): {what}")
+            self.note(f"missing: {self.labels[method]} on {name} ({part}): {what}")
         values = [found[seed] for seed in sorted(found)]
         return Cell(fmean(values), interval(values), len(values), bool(missing)) if values else None
 
@@ -119,15 +137,14 @@ def harmonic(base: Cell | None, new: Cell | None) -> Cell | None:
     return Cell(harmonic_mean(base.mean, new.mean), None, 0, base.incomplete or new.incomplete)
 
 
-def beside_paper(cells: list[Cell | None], published: list[float] | None) -> list[Cell | str | None]:
+def beside_paper(cells: Sequence[Cell | None], published: Sequence[float | None] | None) -> list[Cell | str | None]:
     """`cells`, then the paper's values, then the differences (empty where the paper has none)."""
-    if not published:
-        return [*cells, *[""] * (2 * len(cells))]
+    published = published or [None] * len(cells)
     differences = [
-        cell and Cell(cell.mean - value, None, 0, cell.incomplete, signed=True)
+        "" if value is None else cell and Cell(cell.mean - value, None, 0, cell.incomplete, signed=True)
         for cell, value in zip(cells, published, strict=True)
     ]
-    return [*cells, *[Cell(value) for value in published], *differences]
+    return [*cells, *["" if value is None else Cell(value) for value in published], *differences]
 
 
 def published_by(paper: dict[str, Any], task: str, method: Method) -> dict[str, Any]:
@@ -152,7 +169,7 @@ def base2new_table(runs: list[Result], names: list[str], paper: dict[str, Any] |
     values: dict[tuple[str, Method], list[Cell | None]] = {}
     for name in present:
         for method in cells.labels:
-            base, new = (cells.cell(method, name, classes) for classes in ("base", "new"))
+            base, new = (cells.cell(method, name, f"{classes} classes") for classes in ("base", "new"))
             values[name, method] = [base, new, harmonic(base, new)]
     if len(present) > 1:
         if absent:
@@ -194,7 +211,7 @@ def transfer_table(runs: list[Result], task: str, source: str, paper: dict[str, 
     columns: dict[Method, list[Cell | None]] = {}
     for method, label in cells.labels.items():
         table.header += [label, "paper", "diff"] if paper else [label]
-        column = [cells.cell(method, name, "all") for name in names]
+        column = [cells.cell(method, name, "all classes") for name in names]
         columns[method] = [*column, average(column[len(trained) :])]
     for i, name in enumerate([*names, "average"]):
         last = f"average of {len(targets)}"
@@ -210,6 +227,48 @@ def transfer_table(runs: list[Result], task: str, source: str, paper: dict[str, 
     bars = {cells.labels[method]: column for method, column in columns.items()}
     muted = {label for method, label in cells.labels.items() if not method.shots}
     table.panels = [Panel(table.title, [*names, "average"], bars, muted)]
+    return table
+
+
+def few_shot_table(runs: list[Result], names: list[str], paper: dict[str, Any] | None) -> Table:
+    """Accuracy by images per class, a row for each data set and method; `names` are the sets that the protocol has."""
+    cells = Cells(runs, by_shots)
+    title = TITLES["few-shot"]
+    if paper and tuple(names) != definitions.REAL:
+        paper, title = None, f"{title} (not in the paper)"
+    shots = sorted({run.method.shots for run in runs})
+    present = [name for name in names if any(run.name == name for run in runs)]
+    absent = [name for name in names if name not in present]
+    total = f"average of {len(present)}" + (f" (of {len(names)})" if absent else "")
+    made = {(method, part) for method, _, part in cells.runs}
+    values: dict[tuple[str, Method], list[Cell | None]] = {}
+    for name in present:
+        for method in cells.labels:
+            parts = [(part := f"{k} shots", (method, part) in made) for k in shots]
+            values[name, method] = [cells.cell(method, name, part) if known else None for part, known in parts]
+    if len(present) > 1 and {*names} <= {*definitions.REAL, *definitions.RENDERED}:  # others have nothing in common
+        if absent:
+            cells.note(f"not run by any method, so not in the average: {', '.join(absent)}")
+        for method in cells.labels:
+            values[total, method] = [average(values[n, method][i] for n in present) for i in range(len(shots))]
+    # Method -> data set -> shots -> the paper's accuracy.
+    published = {method: published_by(paper, "few-shot", method) if paper else {} for method in cells.labels}
+    printed = [k for k in shots if any(k in by_shots for rows in published.values() for by_shots in rows.values())]
+    header = ["data set", "method", *(f"{what}{k}" for what in ("paper ", "diff ") for k in printed)]
+    table = Table(title, [*header[:2], *map(str, shots), *header[2:]], labels=2, grouped=True)
+    for (name, method), row in values.items():
+        whole = "average" if name == total and not absent else name  # the paper's is over all its sets
+        theirs = published[method].get(whole, {})
+        beside = beside_paper([row[shots.index(k)] for k in printed], [theirs.get(k) for k in printed])
+        # Nothing is missing without training in the rows of what trains, nor the other way round.
+        own = ["" if bool(k) != bool(method.shots) else cell for k, cell in zip(shots, row, strict=True)]
+        table.rows.append([name, cells.labels[method], *own, *beside[len(printed) :]])
+    table.notes = [legend(cells), "The columns are training images per class; 0 is without training.", *cells.notes]
+    muted = {label for method, label in cells.labels.items() if not method.shots}
+    groups = list(dict.fromkeys(name for name, _ in values))
+    for group in sorted(groups, key=lambda name: name != total):  # the average first, as CoOp's figure has it
+        lines = {label: values[group, method] for method, label in cells.labels.items()}
+        table.panels.append(Curves(f"{title}: {group}", shots, lines, muted))
     return table
 
 
@@ -245,14 +304,39 @@ def all_tables(runs: list[Result], root: Path, paper: dict[str, Any] | None) -> 
     for names in (definitions.REAL, definitions.RENDERED, own):
         if members := [run for run in halves if run.name in names]:
             add(base2new_table(members, list(names), paper), members)
+    transfers: dict[tuple[str, str], list[Result]] = {}
     for task in ("cross-dataset", "domain-generalization"):
         for source in definitions.sources(task):
             members = [run for run in runs if is_test_of(run, task, source)]
-            if {run.name for run in members} - {source}:
-                add(transfer_table(members, task, source, paper), members)
+            moved = {run.method for run in members if run.name != source}  # the others may be of few-shot
+            transfers[task, source] = [run for run in members if run.method in moved]
+    fitting = few_shot_runs(runs, {run.folder for members in transfers.values() for run in members})
+    single = {run.folder for run in fitting}
+    for (task, source), members in transfers.items():
+        # What nothing was trained for does not make the table of a task that was not run.
+        if any(run.method.shots or run.folder not in single for run in members):
+            add(transfer_table(members, task, source, paper), members)
+    own = sorted({run.name for run in fitting} - known)
+    for names in (definitions.REAL, definitions.RENDERED, own):
+        if members := [run for run in fitting if run.name in names]:
+            add(few_shot_table(members, list(names), paper), members)
     if rest := [run for run in runs if run.folder not in used]:
         add(list_table("Other runs", rest, root), rest)
     return tables
+
+
+def few_shot_runs(runs: list[Result], used: set[Path]) -> list[Result]:
+    """The runs of the few-shot tables: on all classes of one data set, of methods that not only served as a source.
+
+    What cross-dataset trains on its source is one of them too, so it stands in both tables if the method has others
+    with any number of shots; `used` are the folders of the transfer tables.
+    """
+    fitting = [run for run in runs if run.method.shots >= 0 and is_test_of(run, "few-shot", run.name)]
+    fitting = [run for run in fitting if not run.name.startswith(f"{run.data.dataset}-")]  # some domains of it
+    methods = {joined(run.method) for run in fitting if run.method.shots and run.folder not in used}
+    learned = [run for run in fitting if joined(run.method) in methods]
+    names = {run.name for run in learned}
+    return learned + [run for run in fitting if not run.method.shots and run.name in names]
 
 
 def is_test_of(run: Result, task: str, source: str) -> bool:

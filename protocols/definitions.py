@@ -6,8 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from dassl.config import composed_tree
 from dassl.names import choose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +16,7 @@ REAL = (
     *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
 )
 RENDERED = ("shapes", "patterns", "digits", "counts")
-TASKS = ("base2new", "cross-dataset", "domain-generalization")
+TASKS = ("base2new", "cross-dataset", "domain-generalization", "few-shot")
 ALIASES = {"basenew": "base2new"}
 
 # Training set -> the other sets that its weights are tested on.
@@ -37,11 +36,20 @@ DOMAINS: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
 }
 # What DATASETS may name instead of a list, and per task the training sets that it stands for.
 GROUPS = {
-    "paper": {"base2new": REAL, "cross-dataset": REAL[:1], "domain-generalization": REAL[:1]},
-    "embedded": {"base2new": RENDERED, "cross-dataset": RENDERED[:1], "domain-generalization": RENDERED[:1]},
+    name: {"base2new": sets, "cross-dataset": sets[:1], "domain-generalization": sets[:1], "few-shot": sets}
+    for name, sets in (("paper", REAL), ("embedded", RENDERED))
 }
-# Training on ImageNet serves two tasks and takes the longest: it is done once, in this task's folder.
-SHARED_TRAINING = {("domain-generalization", "imagenet"): "cross-dataset"}
+# Training on ImageNet serves several tasks and takes the longest: where they agree in config and shots, it is done
+# once, in this task's folder. So it is with shapes.
+SHARED_TRAINING = {
+    ("domain-generalization", "imagenet"): "cross-dataset",
+    ("few-shot", "imagenet"): "cross-dataset",
+    ("few-shot", "shapes"): "cross-dataset",
+}
+# Images per class where SHOTS is not given; only few-shot compares several numbers.
+DEFAULT_SHOTS = {task: (1, 2, 4, 8, 16) if task == "few-shot" else (16,) for task in TASKS}
+# What the name of a task's own config ends with; where a method has none, that of base2new serves.
+CONFIG_SUFFIXES = {"cross-dataset": "_transfer", "domain-generalization": "_transfer", "few-shot": "_few_shot"}
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,15 @@ def experiments(task: str, source: str) -> list[Experiment]:
             found.append(Experiment(task, tests[0], tests))
         return found
     home = SHARED_TRAINING.get((task, source), task)
-    tests = tuple(map(Split, (source, *TARGETS[task][source])))
+    tests = tuple(map(Split, (source, *TARGETS.get(task, {}).get(source, ()))))
     return [Experiment(home, tests[0], tests)]
 
 
 def sources(task: str) -> list[str]:
     """The data sets that `task` trains on."""
-    if task == "base2new":
-        return sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml"))
+    if task in ("base2new", "few-shot"):
+        tests_only = TARGETS["domain-generalization"]["imagenet"]  # their test images stand in for training ones
+        return sorted({path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml")} - {*tests_only})
     return sorted({*TARGETS[task], *(DOMAINS if task == "domain-generalization" else ())})
 
 
@@ -112,18 +121,30 @@ def benchmark_sources(task: str, text: str) -> tuple[str, ...]:
     return tuple(choose(name, allowed, f"data set to train on for {task} (DATASETS)") for name in text.split())
 
 
-def default_config(source: str) -> str:
-    """The file under configs/trainers/<trainer>/ that fits the training set."""
+def backbone_config(source: str) -> str:
+    """The config of base2new with the backbone that fits the training set; other tasks fall back on it."""
     return "tiny" if source in RENDERED else "vit_b16"
 
 
+def default_config(trainer: str, task: str, source: str) -> str:
+    """The file under configs/trainers/<trainer>/ for a task and a training set; that of base2new may be missing."""
+    usual = backbone_config(source)
+    own = usual + CONFIG_SUFFIXES.get(task, "")
+    return own if own in configs(trainer) else usual
+
+
+def configs(trainer: str) -> list[str]:
+    """The names of a method's configs."""
+    return sorted(path.stem for path in (ROOT / "configs" / "trainers" / trainer).glob("*.yaml"))
+
+
 def trainers() -> list[str]:
-    """The methods that have configs."""
+    """The methods that have configs, in the registry's order."""
     return sorted({path.parent.name for path in (ROOT / "configs" / "trainers").glob("[!_]*/*.yaml")})
 
 
 @functools.cache
 def learns(trainer: str) -> bool:
     """Whether a method trains: one that does has an OPTIM node in a config; without, one run stands for all seeds."""
-    configs = sorted((ROOT / "configs" / "trainers" / trainer).glob("*.yaml"))
-    return any("OPTIM" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) for path in configs)
+    folder = ROOT / "configs" / "trainers" / trainer
+    return any("OPTIM" in composed_tree(str(folder / f"{name}.yaml")) for name in configs(trainer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from dassl.names import choose, is_config_key
@@ -17,9 +18,10 @@ from protocols.definitions import ROOT, Split
 
 # Each is a variable of the environment and a flag, --data or the like, which wins.
 DEFAULTS = {
-    **{"DATA": str(ROOT / "data"), "OUTPUT": str(ROOT / "output"), "SEEDS": "1 2 3", "SHOTS": "16"},
+    **{"DATA": str(ROOT / "data"), "OUTPUT": str(ROOT / "output"), "SEEDS": "1 2 3", "SHOTS": ""},
     **{"TRAINER": "GOPro", "CFG": "", "DATASETS": "paper"},
 }
+ALL = "all"  # as TRAINER: every method
 # What these decide because the run's folder depends on it; not to be given to train.py by hand.
 OWNED = {
     **{"--root": "DATA", "--seed": "SEEDS", "--config-file": "CFG"},
@@ -34,13 +36,14 @@ OWNED = {
 class Settings:
     """What the environment and the flags choose.
 
-    `datasets` is for benchmarks; `extra` goes to train.py: its flags, then KEY VALUE pairs, however they were mixed.
+    `shots` is empty where the task's default holds; `datasets` is for benchmarks; `extra` goes to train.py: its flags,
+    then KEY VALUE pairs, however they were mixed.
     """
 
     data: Path
     output: Path
     seeds: tuple[int, ...]
-    shots: int
+    shots: tuple[int, ...]
     trainers: tuple[str, ...]
     cfg: str
     datasets: str
@@ -59,8 +62,10 @@ class Job:
     weights: Path | None = None  # the training folder that a test needs
 
     def __str__(self) -> str:
-        trainer, cfg, seed = self.folder.parts[-3:]
-        return f"{self.kind} {self.folder.parts[-5]} ({self.split.classes} classes), {trainer}/{cfg}, {seed}"
+        name, shots, trainer, cfg, seed = self.folder.parts[-5:]
+        count = shots.removeprefix("shots_")
+        what = f"{self.split.classes} classes" + (f", {count} shot{'s' * (count != '1')}" if count != "0" else "")
+        return f"{self.kind} {name} ({what}), {trainer}/{cfg}, {seed}"
 
 
 def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -110,15 +115,18 @@ def read_settings(words: list[str]) -> Settings:
         else:
             raise ValueError(f"{word} needs a value")
     values = {name: given.get(name) or os.environ.get(name) or default for name, default in DEFAULTS.items()}
-    for name, form in (("SEEDS", r"\d+(\s+\d+)*"), ("SHOTS", r"\d+")):
-        if not re.fullmatch(form, values[name].strip()):
-            what = "whole numbers with spaces between them" if name == "SEEDS" else "one whole number"
+    numbers: dict[str, tuple[int, ...]] = {}
+    for name, least in (("SEEDS", 0), ("SHOTS", 1)):
+        found = re.findall(r"\S+", values[name])
+        if not all(re.fullmatch(r"\d+", word) and int(word) >= least for word in found) or (values[name] and not found):
+            what = f"whole numbers from {least} with spaces between them"
             raise ValueError(f"{name} must be {what}, got {values[name]!r}")
+        numbers[name] = tuple(dict.fromkeys(map(int, found)))
     return Settings(
         data=absolute("DATA", values["DATA"]),
         output=absolute("OUTPUT", values["OUTPUT"]),
-        seeds=tuple(dict.fromkeys(map(int, values["SEEDS"].split()))),
-        shots=int(values["SHOTS"]),
+        seeds=numbers["SEEDS"],
+        shots=numbers["SHOTS"],
         trainers=tuple(values["TRAINER"].split()),
         cfg=values["CFG"],
         datasets=values["DATASETS"],
@@ -135,31 +143,67 @@ def absolute(name: str, value: str) -> Path:
         raise ValueError(f"{name} names the home folder of no user: {value!r}") from None
 
 
+def shots_of(opts: Settings, task: str) -> tuple[int, ...]:
+    """The numbers of images per class to train `task` with.
+
+    Raises:
+        ValueError: several, where the task compares none.
+    """
+    shots = opts.shots or definitions.DEFAULT_SHOTS[task]
+    if len(shots) > len(definitions.DEFAULT_SHOTS[task]) == 1:
+        raise ValueError(f"SHOTS must be one whole number for {task}, got {' '.join(map(str, shots))!r}")
+    return shots
+
+
+def chosen(opts: Settings, task: str, source: str) -> tuple[dict[str, str], list[str]]:
+    """The methods of TRAINER with their configs, and of all those that have no config for `source`.
+
+    "all" are all methods in the registry's order, those that learn nothing first.
+
+    Raises:
+        ValueError: an unknown method, or one of a list has no such config.
+    """
+    known = definitions.trainers()
+    every = ALL in opts.trainers
+    names = sorted(known, key=definitions.learns) if every else opts.trainers
+    picked: dict[str, str] = {}
+    for trainer in names:
+        choose(trainer, [*known, ALL], "trainer (TRAINER)")
+        cfg = opts.cfg or definitions.default_config(trainer, task, source)
+        if not every:
+            choose(cfg, definitions.configs(trainer), f"config (CFG) of {trainer}")
+        if cfg in definitions.configs(trainer):
+            picked[trainer] = cfg
+    if not picked:  # of all
+        cfg = opts.cfg or definitions.backbone_config(source)
+        choose(cfg, sorted({name for trainer in known for name in definitions.configs(trainer)}), "config (CFG)")
+    return picked, [name for name in names if name not in picked]
+
+
 def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[Job]:
     """All runs of `task` whose weights come from `source`, each training before its tests.
 
     With `retest`, the training's own split is tested once more instead of taken from the training's record.
     """
     runs = []
-    for trainer in opts.trainers:
-        configs = ROOT / "configs" / "trainers"
-        choose(trainer, definitions.trainers(), "trainer (TRAINER)")
-        cfg = opts.cfg or definitions.default_config(source)
-        choose(cfg, sorted(path.stem for path in (configs / trainer).glob("*.yaml")), f"config (CFG) of {trainer}")
+    for trainer, cfg in chosen(opts, task, source)[0].items():
         learns = definitions.learns(trainer)
-        tail = Path(f"shots_{opts.shots if learns else 0}", trainer, cfg)
-        for experiment in definitions.experiments(task, source):
-            for seed in opts.seeds if learns else opts.seeds[:1]:
-                training = make_job(opts, "train", experiment.home, experiment.train, tail, seed)
-                runs += [training] if learns else []
-                for split in experiment.tests:
-                    own = split == experiment.train
-                    if own and learns and not retest:
-                        runs.append(Job("test", split, training.folder, (), training.folder))
-                        continue
-                    home = experiment.home if own else task
-                    weights = training.folder if learns else None
-                    runs.append(make_job(opts, "test", home, split, tail, seed, weights))
+        for experiment, shots, seed in product(
+            definitions.experiments(task, source),
+            shots_of(opts, task) if learns else (0,),
+            opts.seeds if learns else opts.seeds[:1],
+        ):
+            tail = Path(f"shots_{shots}", trainer, cfg)
+            training = make_job(opts, "train", experiment.home, experiment.train, tail, seed)
+            runs += [training] if learns else []
+            for split in experiment.tests:
+                own = split == experiment.train
+                if own and learns and not retest:
+                    runs.append(Job("test", split, training.folder, (), training.folder))
+                    continue
+                home = experiment.home if own else task
+                weights = training.folder if learns else None
+                runs.append(make_job(opts, "test", home, split, tail, seed, weights))
     return runs
 
 
@@ -185,7 +229,7 @@ def make_job(
     argv += [str(word) for flag in flags.items() for word in flag]
     keys = ["DATASET.SUBSAMPLE_CLASSES", split.classes]
     if kind == "train":
-        keys += ["DATASET.NUM_SHOTS", str(opts.shots)]
+        keys += ["DATASET.NUM_SHOTS", tail.parts[0].removeprefix("shots_")]
     else:
         argv += ["--eval-only", *(["--model-dir", str(weights)] if weights else [])]
     return Job(kind, split, folder, (*argv, *keys, *opts.extra[cut:]), weights)

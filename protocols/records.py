@@ -283,12 +283,21 @@ def read_runs(root: Path) -> tuple[list[Result], list[str]]:
     found = told_apart(found, known[OWN_IMAGES].dataset if OWN_IMAGES in known else "")
     for result in sorted(found, key=lambda result: result.kind == "test"):  # a test replaces a training's own
         key = (*result.group, result.seed)
+        if key in results and made_for_two_tasks(results[key], result):
+            continue
         if key in results and (results[key].kind, result.kind) != ("train", "test"):
             label = result.folder.relative_to(root)
             problems.append(f"{label}: left out, because {results[key].folder} holds the same run")
             continue
         results[key] = result
     return list(results.values()), problems
+
+
+def made_for_two_tasks(one: Result, other: Result) -> bool:
+    """Whether the scripts made the same run for two tasks, such as zero-shot tests of a whole set, with one outcome."""
+    places = [(run.folder.parts[:-7], run.folder.parts[-6:]) for run in (one, other)]
+    tasks = {task for run in (one, other) for task in run.folder.parts[-7:-6]}
+    return places[0] == places[1] and tasks <= set(definitions.TASKS) and one.figures == other.figures
 
 
 def told_apart(results: list[Result], own_images: str) -> list[Result]:
@@ -335,8 +344,11 @@ def common_settings(methods: set[Method]) -> dict[Method, Method]:
     """
     result = {}
     for method in methods:
-        rivals = {other for other in methods if other[:4] == method[:4] and other.settings}
-        known = [{node_of(key) for key, _ in other.settings} for other in rivals]
+        known_ones = [other for other in methods if other.settings]
+        rivals = {other for other in known_ones if other[:4] == method[:4]}
+        # Methods that differ in shots alone stay comparable.
+        alike = [other for other in known_ones if other._replace(shots=0)[:4] == method._replace(shots=0)[:4]]
+        known = [{node_of(key) for key, _ in other.settings} for other in alike]
         settings = next(iter(rivals)).settings if len(rivals) == 1 else method.settings
         common = set.intersection(*known) if known else set()
         kept = [(key, value) for key, value in settings if node_of(key) in {"", *common}]

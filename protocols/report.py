@@ -3,7 +3,7 @@
     python scripts/report.py output                       all tables that the runs under output/ fill
     python scripts/report.py output --paper               the paper's numbers and the differences beside
     python scripts/report.py output --format latex        also markdown, csv
-    python scripts/report.py output --chart tables.png    bar charts; .pdf works too
+    python scripts/report.py output --chart tables.png    bars, few-shot as lines; .pdf works too
     python scripts/report.py FOLDER                       where FOLDER holds seed1, seed2, ...: their mean
     python scripts/report.py --run FOLDER                 accuracy per class and confusion matrix of one run
     python scripts/report.py output/mini --readme FILE    puts the tables between the file's markers
@@ -12,7 +12,7 @@
 
 Values are means over seeds with the half-width of the 95 % interval (Student's t). HM is the harmonic mean of
 the mean base and the mean new accuracy; in an average row, of the two averages, as published. Runs that differ in
-anything that changes a result have rows of their own, named by what differs.
+anything that changes a result have rows of their own, named by what differs; in the few-shot table, columns by shots.
 """
 
 from __future__ import annotations

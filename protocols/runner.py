@@ -4,10 +4,10 @@
     test.sh      DATASET TASK [settings] [train.py arguments]
     benchmark.sh TASK         [settings] [train.py arguments]
 
-TASK is base2new (or basenew), cross-dataset or domain-generalization. Settings stand in the environment or are
-flags, which win: DATA=/data or --data /data; so OUTPUT, SEEDS ("1 2 3" or --seeds 1 2 3), SHOTS, TRAINER, CFG
-and, for benchmarks, DATASETS. With DRY_RUN=1 the arguments of train.py are only shown. The comments in each script
-say more.
+TASK is base2new (or basenew), cross-dataset, domain-generalization or few-shot. Settings stand in the environment
+or are flags, which win: DATA=/data or --data /data; so OUTPUT, SEEDS ("1 2 3" or --seeds 1 2 3), SHOTS, TRAINER
+(one, several or all), CFG and, for benchmarks, DATASETS. With DRY_RUN=1 the arguments of train.py are only shown. The
+comments in each script say more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dassl.config.free_keys import FREE_KEYS
 from dassl.names import choose
 from protocols import definitions
-from protocols.plan import Job, Settings, plan, read_settings
+from protocols.plan import Job, Settings, chosen, plan, read_settings
 from protocols.records import OWN_IMAGES, read_config, read_object
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -281,6 +281,13 @@ def perform_all(runs: list[Job], opts: Settings, benchmark: bool) -> int:
     return bool(failures)
 
 
+def left_out(opts: Settings, task: str, source: str) -> str:
+    """The line that names the methods without a config; empty if all have one."""
+    names = chosen(opts, task, source)[1]
+    cfg = opts.cfg or definitions.backbone_config(source)
+    return f"left out, without a config {cfg}: {', '.join(names)}\n" if names else ""
+
+
 def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
@@ -304,12 +311,15 @@ def main(argv: list[str]) -> int:
             runs = [run for source in trained for run in plan(opts, task, source) if run.argv]
         else:
             source = definitions.source_of(task, names[0])
+            trained = (source,)
             if command == "train":
                 choose(names[0], definitions.sources(task), f"data set to train on for {task}")
             runs = [run for run in plan(opts, task, source, bool(opts.extra)) if run.kind == command]
             runs = [run for run in runs if run.split.dataset == names[0]]
             if not runs:
                 print(f"nothing to train: {', '.join(opts.trainers)} learns nothing; test.sh tests it")
+        for text in dict.fromkeys(left_out(opts, task, name) for name in trained):
+            print(text, end="")
         for run in runs if not opts.dry_run else []:  # before any long work
             if run.argv and (run.folder / "done").exists():
                 check_finished(run)

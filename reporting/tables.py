@@ -43,6 +43,19 @@ class Panel:
 
 
 @dataclass
+class Curves:
+    """One chart of lines over images per class: for every number of `shots` the value of each series.
+
+    The values at 0 shots stand alone, as stars; the series that are `muted` are drawn in grey.
+    """
+
+    title: str
+    shots: list[int]
+    series: dict[str, list[Cell | None]]
+    muted: set[str] = field(default_factory=set)
+
+
+@dataclass
 class Heatmap:
     """A confusion matrix in percent: rows are true classes, columns predicted ones."""
 
@@ -64,7 +77,7 @@ class Table:
     grouped: bool = False
     rows: list[list[Cell | str | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    panels: list[Panel | Heatmap] = field(default_factory=list)
+    panels: list[Panel | Curves | Heatmap] = field(default_factory=list)
 
 
 def texts(table: Table, plus_minus: str = " ± ", missing: str = "—") -> list[list[str]]:

@@ -5,6 +5,7 @@
 #
 #   base2new               on the base and the new classes of DATASET
 #   cross-dataset          on DATASET, with the weights trained on imagenet (or shapes, for patterns, digits, counts)
+#   few-shot               on all classes of DATASET, with the weights of each number of SHOTS
 #   domain-generalization  on the variant DATASET of imagenet, or on all test domains of shapes or pacs
 #
 # The settings are those of train.sh and must be the same for both. What a training tested at its end is taken

@@ -3,13 +3,16 @@
 #
 #   bash scripts/train.sh DATASET TASK [settings] [arguments for train.py]
 #
-#   DATASET  base2new: any name in configs/datasets; cross-dataset: imagenet, shapes;
+#   DATASET  base2new, few-shot: any in configs/datasets that has training images; cross-dataset: imagenet, shapes;
 #            domain-generalization: imagenet, shapes, pacs
-#   TASK     base2new (or basenew), cross-dataset, domain-generalization
+#   TASK     base2new (or basenew), cross-dataset, domain-generalization, few-shot
 #
-# Settings, in the environment or as flags: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16),
-#   TRAINER (GOPro), CFG (a file in configs/trainers/$TRAINER; default tiny for the rendered sets, vit_b16 for the
-#   others). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1 (only show train.py's arguments).
+# Settings, in the environment or as flags: DATA (default data), OUTPUT (output), SEEDS ("1 2 3"), SHOTS (16; for
+#   few-shot a list, "1 2 4 8 16"), TRAINER (GOPro; several, or all), CFG (a file in configs/trainers/$TRAINER; default
+#   tiny for the rendered sets, vit_b16 for the others; where there is one, cross-dataset and domain-generalization take
+#   <that>_transfer, and few-shot takes <that>_few_shot). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1
+#   (only show train.py's arguments).
+# What few-shot trains on imagenet or shapes lies in OUTPUT/cross-dataset, which trains the same with 16 shots.
 # A finished run is skipped (one with another config is an error), an unfinished one is resumed.
 #
 #   DATA=/data SEEDS="1 2" bash scripts/train.sh caltech101 base2new

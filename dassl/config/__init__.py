@@ -2,10 +2,11 @@
 
 from .check import check_values, refuse_unread
 from .defaults import get_cfg_default
-from .merge import declared_defaults, flatten, merge_file, merge_opts
+from .merge import composed_tree, declared_defaults, flatten, merge_file, merge_opts
 
 __all__ = [
     "check_values",
+    "composed_tree",
     "declared_defaults",
     "flatten",
     "get_cfg_default",

@@ -38,7 +38,7 @@ def declared_defaults(cfg: CfgNode) -> CfgNode:
     return found
 
 
-def merge_file(cfg: CfgNode, path: str, _from: tuple[Path, ...] = ()) -> None:
+def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file, in UTF-8 or UTF-16; first the file that its key _BASE_ names, relative to its own folder.
 
     Args:
@@ -49,6 +49,28 @@ def merge_file(cfg: CfgNode, path: str, _from: tuple[Path, ...] = ()) -> None:
         FileNotFoundError: No such file.
         ValueError: Not YAML, not a mapping, files that are each other's _BASE_, an unknown key, or a wrong type.
     """
+    for origin, tree in _layers(path):
+        _merge_tree(cfg, tree, "", origin)
+
+
+def composed_tree(path: str) -> dict[str, Any]:
+    """What a YAML file sets together with the files that it starts from (_BASE_), as a plain tree; values as written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not YAML, not a mapping, or files that are each other's _BASE_.
+    """
+    composed: dict[str, Any] = {}
+    for _, tree in _layers(path):
+        _overlay(composed, tree)
+    return composed
+
+
+def _layers(path: str, _from: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """The trees to merge one after the other, with the file of each: the _BASE_ of all first, `path` last."""
     origin = f"_BASE_ {path} of {_from[-1]}" if _from else f"config file {path}"
     file = Path(path)
     if not file.is_file():
@@ -56,12 +78,20 @@ def merge_file(cfg: CfgNode, path: str, _from: tuple[Path, ...] = ()) -> None:
     if any(file.samefile(other) for other in _from):
         raise ValueError(f"{BASE_KEY} goes in a circle: {' -> '.join(map(str, (*_from, path)))}")
     tree = _read_yaml(file)
-    if BASE_KEY in tree:
-        base = tree.pop(BASE_KEY)
-        if not isinstance(base, str):
-            raise ValueError(f"{BASE_KEY} in {path} must be the path of a file, got {base!r}")
-        merge_file(cfg, str(file.parent / Path(base).expanduser()), (*_from, file))
-    _merge_tree(cfg, tree, "", path)
+    if BASE_KEY not in tree:
+        return [(path, tree)]
+    base = tree.pop(BASE_KEY)
+    if not isinstance(base, str):
+        raise ValueError(f"{BASE_KEY} in {path} must be the path of a file, got {base!r}")
+    return [*_layers(str(file.parent / Path(base).expanduser()), (*_from, file)), (path, tree)]
+
+
+def _overlay(tree: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _overlay(tree[key], value)
+        else:
+            tree[key] = value
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -30,8 +30,10 @@ def make_record(dataset: str, trainer: str, seed: int, accuracy: float, **change
         "subsample_classes": "all",
         "source_domains": [],
         "target_domains": [],
+        "num_shots": 16,
+        "seed": seed,
     }
-    own |= {"num_shots": 16, "seed": seed} | {key: changes[key] for key in changes if key in own}
+    own |= {key: changes[key] for key in changes if key in own}
     record = {
         "schema": 1,
         "trainer": trainer,
@@ -68,8 +70,9 @@ def add_run(tmp_path: Path) -> Callable[..., Path]:
         **changes: Any,
     ) -> Path:
         dataset = name.partition("-")[0]
-        shots = "shots_0" if trainer == "ZeroshotCLIP" else "shots_16"
-        folder = tmp_path / task / f"{kind}_{classes}" / name / shots / trainer / "tiny" / f"seed{seed}"
+        shots = 0 if trainer == "ZeroshotCLIP" else changes.get("num_shots", 16)
+        config = changes.get("config", "tiny")
+        folder = tmp_path / task / f"{kind}_{classes}" / name / f"shots_{shots}" / trainer / config / f"seed{seed}"
         record = make_record(dataset, trainer, seed, accuracy, subsample_classes=classes, **changes)
         record["eval_only"] = kind == "test"
         if record["train"] and classes == "new":

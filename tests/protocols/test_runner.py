@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dassl.config import flatten
-from protocols import runner
+from protocols import definitions, runner
 from protocols.plan import DEFAULTS, plan, read_settings, split_flags
 
 SCRIPTS = runner.definitions.ROOT / "scripts"
@@ -108,7 +108,7 @@ def test_flags_do_what_the_environment_does_and_win(fake_train, tmp_path, monkey
     flags = ["--seeds", "1", "2", "--data", "Here.now", "--shots=4", "--trainer", "GOPro", "--cfg", "vit_b16"]
     rest = ["--transforms", "random_flip", "normalize", "OPTIM.LR", "0.1"]
     opts = read_settings([*flags, "--output", str(tmp_path / "mine"), *rest])
-    assert (opts.seeds, opts.shots, opts.trainers, opts.cfg) == ((1, 2), 4, ("GOPro",), "vit_b16")
+    assert (opts.seeds, opts.shots, opts.trainers, opts.cfg) == ((1, 2), (4,), ("GOPro",), "vit_b16")
     assert (opts.data, opts.output) == (Path.cwd() / "Here.now", tmp_path / "mine")
     assert opts.extra == tuple(rest)
     assert runner.main(["train", "shapes", "base2new", *flags, "--cfg", "tiny"]) == 0
@@ -168,6 +168,90 @@ def test_what_learns_nothing_is_tested_once(fake_train, tmp_path, monkeypatch, c
     ]
 
 
+def test_few_shot_trains_once_for_each_number_of_shots(fake_train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEEDS", "1")
+    assert runner.main(["train", "digits", "few-shot"]) == 0
+    shots = [1, 2, 4, 8, 16]
+    assert names(fake_train, tmp_path) == [f"few-shot/train_all/digits/shots_{k}/GOPro/tiny/seed1" for k in shots]
+    assert "train digits (all classes, 1 shot), GOPro/tiny, seed1" in capsys.readouterr().out
+    assert runner.main(["test", "digits", "few-shot"]) == 0
+    assert capsys.readouterr().out.count("tested at the end of training") == 5
+    assert runner.main(["test", "digits", "few-shot", "--shots", "4", "8", "TEST.COMPUTE_CMAT", "True"]) == 0
+    tests = [name for name in names(fake_train, tmp_path) if "/test_" in name]
+    assert tests == [f"few-shot/test_all/digits/shots_{k}/GOPro/tiny/seed1" for k in (4, 8)]
+    (run,) = [run for run in plan(read_settings(["--shots=2"]), "few-shot", "digits") if run.kind == "train"]
+    assert run.argv[run.argv.index("DATASET.NUM_SHOTS") + 1] == "2"
+
+
+def test_few_shot_benchmark(fake_train, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEDS", "1")
+    words = ["--datasets", "shapes", "counts", "--trainer", "ZeroshotCLIP", "GOPro", "--shots", "1", "16"]
+    assert runner.main(["benchmark", "few-shot", *words]) == 0
+    assert names(fake_train, tmp_path) == [
+        "cross-dataset/test_all/shapes/shots_0/ZeroshotCLIP/tiny/seed1",  # where cross-dataset finds it
+        "cross-dataset/train_all/shapes/shots_1/GOPro/tiny/seed1",
+        "cross-dataset/train_all/shapes/shots_16/GOPro/tiny/seed1",
+        "few-shot/test_all/counts/shots_0/ZeroshotCLIP/tiny/seed1",
+        "few-shot/train_all/counts/shots_1/GOPro/tiny/seed1",
+        "few-shot/train_all/counts/shots_16/GOPro/tiny/seed1",
+    ]
+    fake_train.clear()
+    assert runner.main(["train", "shapes", "cross-dataset"]) == 0
+    assert not fake_train
+
+
+@pytest.fixture
+def made_up_methods(monkeypatch, tmp_path):
+    """A folder of configs: Learner has configs of its own, Tiny no vit_b16, Zero learns nothing."""
+    root = tmp_path / "root"
+    for name in ("Learner/tiny", "Learner/tiny_transfer", "Learner/vit_b16", "Tiny/tiny", "Zero/tiny", "Zero/vit_b16"):
+        path = root / "configs" / "trainers" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("" if name.startswith("Zero") else "OPTIM: {LR: 1}")
+    for name in ("shapes", "dtd"):
+        (root / "configs" / "datasets").mkdir(exist_ok=True)
+        (root / "configs" / "datasets" / f"{name}.yaml").touch()
+    definitions.learns.cache_clear()
+    for module in (definitions, sys.modules["protocols.plan"]):
+        monkeypatch.setattr(module, "ROOT", root)
+    yield
+    definitions.learns.cache_clear()
+
+
+@pytest.mark.usefixtures("made_up_methods")
+def test_all_methods_and_the_configs_that_fit_the_task(fake_train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEEDS", "1")
+    assert runner.main(["benchmark", "cross-dataset", "--datasets", "shapes", "--trainer", "all"]) == 0
+    kinds = [name.split("/")[1:6] for name in names(fake_train, tmp_path)]
+    own = [kind for kind in kinds if kind[1] == "shapes"]
+    assert own == [
+        ["test_all", "shapes", "shots_0", "Zero", "tiny"],
+        ["train_all", "shapes", "shots_16", "Learner", "tiny_transfer"],
+        ["train_all", "shapes", "shots_16", "Tiny", "tiny"],
+    ]
+    assert "left out" not in capsys.readouterr().out
+    fake_train.clear()
+    assert runner.main(["benchmark", "base2new", "--datasets", "dtd", "--trainer=all"]) == 0
+    assert {name.split("/")[4] for name in names(fake_train, tmp_path)} == {"Zero", "Learner"}
+    assert "left out, without a config vit_b16: Tiny\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("made_up_methods")
+def test_all_methods_with_a_config_of_ones_choice(fake_train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRAINER", "all")
+    monkeypatch.setenv("CFG", "tiny_transfer")
+    assert runner.main(["train", "shapes", "base2new", "--seeds", "1"]) == 0
+    assert names(fake_train, tmp_path) == ["base2new/train_base/shapes/shots_16/Learner/tiny_transfer/seed1"]
+    assert "left out, without a config tiny_transfer: Zero, Tiny\n" in capsys.readouterr().out
+    monkeypatch.setenv("CFG", "tiny_tranfser")
+    assert runner.main(["train", "shapes", "base2new"]) == 2
+    assert "unknown config (CFG): 'tiny_tranfser'. Did you mean tiny_transfer" in capsys.readouterr().err
+    monkeypatch.setenv("TRAINER", "Tiny")
+    monkeypatch.setenv("CFG", "vit_b16")
+    assert runner.main(["train", "shapes", "base2new"]) == 2
+    assert "unknown config (CFG) of Tiny: 'vit_b16'. Allowed: tiny" in capsys.readouterr().err
+
+
 def test_pacs_is_tested_by_its_trainings(fake_train, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEEDS", "1")
     assert runner.main(["benchmark", "domain-generalization"]) == 0  # the paper's: imagenet and its variants
@@ -207,7 +291,10 @@ def test_arguments_are_what_train_py_reads(fake_train, monkeypatch, command):
         (["train", "shapes"], "train.sh needs DATASET TASK first"),
         (["benchmark", "--seeds", "1"], "benchmark.sh needs TASK first"),
         (["train", "shapes", "base2new", "--seeds", "--shots", "4"], "--seeds needs a value"),
-        (["train", "shapes", "base2new", "--shots", "4", "8"], "SHOTS must be one whole number, got '4 8'"),
+        (
+            ["train", "shapes", "base2new", "--shots", "4", "8"],
+            "one whole number for base2new, got '4 8'",
+        ),
         (["train", "shape", "base2new"], "Did you mean shapes"),
         (["train", "shapes", "base"], "unknown task"),
         (["train", "dtd", "cross-dataset"], "Allowed: imagenet, shapes"),
@@ -225,7 +312,9 @@ def test_wrong_usage(fake_train, capsys, argv, message):
     ("name", "value", "message"),
     [
         ("SEEDS", "1,2", "SEEDS must be whole numbers"),
-        ("SHOTS", "all", "SHOTS must be"),
+        ("SEEDS", " ", "SEEDS must be whole numbers from 0 with spaces between them, got ' '"),
+        ("SHOTS", "all", "SHOTS must be whole numbers from 1 with spaces between them, got 'all'"),
+        ("SHOTS", "0", "SHOTS must be whole numbers from 1 with spaces between them, got '0'"),
         ("TRAINER", "GoPro", "Did you mean GOPro"),
         ("CFG", "vit_b61", "Did you mean vit_b16"),
     ],

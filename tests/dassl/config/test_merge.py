@@ -9,7 +9,7 @@ import pytest
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import flatten, get_cfg_default, merge_file, merge_opts
+from dassl.config import composed_tree, flatten, get_cfg_default, merge_file, merge_opts
 
 WriteYaml = Callable[[str], str]
 
@@ -109,6 +109,7 @@ def test_base_is_merged_first_relative_to_the_file_that_names_it(cfg: CfgNode, t
     (tmp_path / "deep" / "top.yaml").write_text("_BASE_: middle.yaml\nSEED: 4\n")
     merge_file(cfg, f"{tmp_path}/deep/top.yaml")
     assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.SEED) == (0.5, 8, 4)
+    assert composed_tree(f"{tmp_path}/deep/top.yaml") == {"OPTIM": {"LR": 0.5, "MAX_EPOCH": 8}, "SEED": 4}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
