@@ -193,6 +193,55 @@ def test_parse_batch_train_gives_images_labels_and_domains(make_cfg: MakeCfg) ->
     assert domains.tolist() == batch["domain"].tolist()
 
 
+# Gradients ----------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_of_a_loss_are_scaled_in_order_and_leave_grad_alone() -> None:
+    trainer, used, unused = TrainerBase(), nn.Linear(2, 1), nn.Linear(2, 1)
+    nn.init.zeros_(used.weight.requires_grad_(False))
+    nn.init.constant_(used.bias, 0.5)
+    trainer.register_model("unused", unused)
+    trainer.register_model("used", used)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    loss = used(torch.ones(3, 2)).square().sum()
+    for retain_graph in (True, False):
+        assert trainer.model_gradients(loss, retain_graph) == [None, None, torch.tensor([24.0])]
+    with pytest.raises(RuntimeError, match="second time"):
+        trainer.model_gradients(loss)
+    assert all(p.grad is None for model in (used, unused) for p in model.parameters())
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        trainer.model_gradients(used(torch.ones(3, 2)).sum() / 0)
+
+
+def test_gradients_may_be_written_into() -> None:
+    trainer, pair = TrainerBase(), nn.ParameterList([torch.zeros(2), torch.zeros(2)])
+    trainer.register_model("pair", pair)
+    first, second = trainer.model_gradients((pair[0] + pair[1]).sum())  # one broadcast view to autograd
+    assert first is not None and second is not None
+    first += torch.tensor([1.0, 2.0])
+    assert (first.tolist(), second.tolist()) == ([2.0, 3.0], [1.0, 1.0])
+
+
+def test_hook_before_the_step_sees_every_models_gradients_and_no_step(
+    make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer(make_cfg("TRAINER.TOY.TWO_MODELS", "True", "TRAINER.TOY.PREC", "amp"))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    seen = []
+
+    def before_step(name: str) -> None:
+        seen.append(name)
+        for p, old in zip(trainer.model.parameters(), before, strict=True):
+            assert torch.equal(p, old)
+            p.grad.zero_()
+
+    monkeypatch.setattr(trainer, "before_step", before_step)
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert seen == ["body", "head"]
+    scale = trainer.scaler.get_scale()
+    assert scale == 65536 and not any(p.grad.any() for p in trainer.model.parameters())
+
+
 # Precision and bad losses -------------------------------------------------------------------------------------------
 
 
