@@ -87,6 +87,7 @@ def get_cfg_default() -> CfgNode:
     cfg.OPTIM.RMSPROP_ALPHA = 0.99
     cfg.OPTIM.ADAM_BETA1 = 0.9
     cfg.OPTIM.ADAM_BETA2 = 0.999
+    cfg.OPTIM.ADAM_EPS = 1e-8  # added to the root of the second moment; adam, amsgrad, adamw and radam
     cfg.OPTIM.STAGED_LR = False
     cfg.OPTIM.NEW_LAYERS = ()
     cfg.OPTIM.BASE_LR_MULT = 0.1

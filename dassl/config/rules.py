@@ -84,6 +84,7 @@ RULES = {
     "OPTIM.RMSPROP_ALPHA": share,
     "OPTIM.ADAM_BETA1": _decay,
     "OPTIM.ADAM_BETA2": _decay,
+    "OPTIM.ADAM_EPS": positive,
     "OPTIM.NEW_LAYERS": each(text),
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.LR_SCHEDULER": one_of(*AVAI_SCHEDS),

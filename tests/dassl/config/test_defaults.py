@@ -23,6 +23,7 @@ DASSLS = {
     "OPTIM.LR": 0.0003,
     "OPTIM.WEIGHT_DECAY": 5e-4,
     "OPTIM.MOMENTUM": 0.9,
+    "OPTIM.ADAM_EPS": 1e-8,
     "OPTIM.LR_SCHEDULER": "single_step",
     "OPTIM.STEPSIZE": (-1,),
     "OPTIM.GAMMA": 0.1,
