@@ -92,10 +92,12 @@ def get_cfg_default() -> CfgNode:
     cfg.OPTIM.NEW_LAYERS = ()
     cfg.OPTIM.BASE_LR_MULT = 0.1
     cfg.OPTIM.LR_SCHEDULER = "single_step"
-    cfg.OPTIM.STEPSIZE = (-1,)
+    cfg.OPTIM.LR_STEP = "epoch"  # when the schedule is stepped: after every epoch, or after every batch
+    cfg.OPTIM.STEPSIZE = (-1,)  # epochs, whatever LR_STEP
     cfg.OPTIM.GAMMA = 0.1
+    cfg.OPTIM.COSINE_MIN_LR = 0.0  # rate at the end of cosine
     cfg.OPTIM.MAX_EPOCH = 10
-    cfg.OPTIM.WARMUP_EPOCH = -1
+    cfg.OPTIM.WARMUP_EPOCH = -1  # epochs, whatever LR_STEP
     cfg.OPTIM.WARMUP_TYPE = "linear"  # linear or constant
     cfg.OPTIM.WARMUP_CONS_LR = 1e-5
     cfg.OPTIM.WARMUP_MIN_LR = 1e-5

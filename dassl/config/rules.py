@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dassl.data.samplers import AVAI_SAMPLERS
 from dassl.data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
-from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_WARMUPS
+from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_STEPS, AVAI_WARMUPS
 from dassl.optim.optimizer import AVAI_OPTIMS
 
 from .check import (
@@ -88,8 +88,10 @@ RULES = {
     "OPTIM.NEW_LAYERS": each(text),
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.LR_SCHEDULER": one_of(*AVAI_SCHEDS),
+    "OPTIM.LR_STEP": one_of(*AVAI_STEPS),
     "OPTIM.STEPSIZE": each(whole(-1)),
     "OPTIM.GAMMA": positive,
+    "OPTIM.COSINE_MIN_LR": at_least(0),
     "OPTIM.MAX_EPOCH": at_least(1),
     "OPTIM.WARMUP_EPOCH": at_least(-1),
     "OPTIM.WARMUP_TYPE": one_of(*AVAI_WARMUPS),

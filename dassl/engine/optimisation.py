@@ -53,7 +53,7 @@ class Optimisation:
             name: Folder of its checkpoints.
             model: Module with the learnables, frozen weights left out.
             optim: Its optimiser, or None.
-            sched: Its schedule, stepped once an epoch, or None.
+            sched: Its schedule, stepped once an epoch (or a batch, by OPTIM.LR_STEP), or None.
 
         Raises:
             ValueError: The name is taken.
@@ -216,7 +216,7 @@ class Optimisation:
         self.model_update(names)
 
     def update_lr(self, names: str | list[str] | None = None) -> None:
-        """Step the schedules. The loop does it once an epoch unless the trainer did."""
+        """Step the schedules. The loop does it once an epoch, or a batch, by OPTIM.LR_STEP, unless the trainer did."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()

@@ -160,6 +160,7 @@ class SimpleTrainer(TrainerBase):
         self.train_time_sec = 0.0
         self.build_backbone()
         self.build_data_loader()
+        self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise ValueError(
                 f"TEST.FINAL_MODEL best_val needs validation images, and {cfg.DATASET.NAME} gives none here; "
@@ -224,7 +225,6 @@ class SimpleTrainer(TrainerBase):
             if not Path(self.output_dir, "done").exists():
                 self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
             self._name_checkpoint(self.start_epoch)
-        self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
             data = self.dm.dataset
@@ -287,6 +287,7 @@ class SimpleTrainer(TrainerBase):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
+        each_batch = self.cfg.OPTIM.LR_STEP == "batch"
         terminal = sys.stderr.isatty() and is_main_process()
         bar = tqdm(
             self.train_loader_x,
@@ -299,7 +300,10 @@ class SimpleTrainer(TrainerBase):
             self.batch = batch
             data_time.update(time.time() - end)
             lr = self.get_current_lr()
+            self._lr_updated = self._lr_updated and not each_batch
             summary = self._figures(self.forward_backward(batch) or {})
+            if each_batch and not self._lr_updated:
+                self.update_lr()
             batch_time.update(time.time() - end)
             losses.update(summary)
             step = self.epoch * self.num_batches + self.batch_idx

@@ -1,4 +1,7 @@
-"""Learning-rate schedules that step once an epoch: Dassl's sequences, on today's PyTorch, with a plain state."""
+"""Learning-rate schedules that step once an epoch, or once a batch: Dassl's sequences, on today's PyTorch.
+
+Their state is plain. What is called an epoch below is a batch where OPTIM.LR_STEP says so.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from yacs.config import CfgNode
 
 AVAI_SCHEDS = ("single_step", "multi_step", "cosine")
+AVAI_STEPS = ("epoch", "batch")
 AVAI_WARMUPS = ("constant", "linear")
 
 
@@ -105,40 +109,47 @@ class LinearWarmupScheduler(_WarmupScheduler):
         return [self.min_lr if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
-def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler | _WarmupScheduler:
+def build_lr_scheduler(
+    optimizer: Optimizer, optim_cfg: CfgNode, steps_per_epoch: int | None = None
+) -> LRScheduler | _WarmupScheduler:
     """Schedule by OPTIM.LR_SCHEDULER, after OPTIM.WARMUP_EPOCH epochs of warm-up.
 
-    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too.
+    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too. With
+    LR_STEP batch every length (MAX_EPOCH, STEPSIZE, WARMUP_EPOCH) is taken times `steps_per_epoch`.
 
     Args:
         optimizer: The optimiser.
         optim_cfg: The node OPTIM.
+        steps_per_epoch: Batches an epoch, for LR_STEP batch; 0 where there are no training images.
 
     Returns:
         An object with step, get_last_lr, state_dict and load_state_dict.
 
     Raises:
-        ValueError: Unknown name or a value out of range.
+        ValueError: Unknown name, a value out of range, or LR_STEP batch without the number of batches.
     """
     name, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.MAX_EPOCH
     if name not in AVAI_SCHEDS:
         raise ValueError(f"OPTIM.LR_SCHEDULER must be one of {AVAI_SCHEDS}, got {name!r}")
     if max_epoch < 1:
         raise ValueError(f"OPTIM.MAX_EPOCH must be at least 1, got {max_epoch}")
+    unit = _steps_per_unit(optim_cfg, steps_per_epoch)
+    length = max_epoch * unit
     scheduler: LRScheduler
     if name == "single_step":
         size = optim_cfg.STEPSIZE
         size = size[-1] if isinstance(size, list | tuple) and size else size
         if not isinstance(size, int):
             raise ValueError(f"OPTIM.STEPSIZE must hold an integer for single_step, got {size!r}")
-        scheduler = StepLR(optimizer, step_size=size if size > 0 else max_epoch, gamma=optim_cfg.GAMMA)
+        scheduler = StepLR(optimizer, step_size=size * unit if size > 0 else length, gamma=optim_cfg.GAMMA)
     elif name == "multi_step":
         if not all(isinstance(epoch, int) for epoch in optim_cfg.STEPSIZE):  # 2.5 would never be reached
             raise ValueError(f"OPTIM.STEPSIZE must hold integers for multi_step, got {optim_cfg.STEPSIZE!r}")
-        scheduler = MultiStepLR(optimizer, milestones=list(optim_cfg.STEPSIZE), gamma=optim_cfg.GAMMA)
+        milestones = [epoch * unit for epoch in optim_cfg.STEPSIZE]
+        scheduler = MultiStepLR(optimizer, milestones=milestones, gamma=optim_cfg.GAMMA)
     else:
-        scheduler = CosineAnnealingLR(optimizer, max_epoch)
-    warmup = optim_cfg.WARMUP_EPOCH
+        scheduler = CosineAnnealingLR(optimizer, length, eta_min=optim_cfg.COSINE_MIN_LR)
+    warmup = optim_cfg.WARMUP_EPOCH * unit
     if warmup <= 0:
         return scheduler
     if optim_cfg.WARMUP_TYPE not in AVAI_WARMUPS:
@@ -148,3 +159,17 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler 
     if optim_cfg.WARMUP_TYPE == "constant":
         return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
     return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
+
+
+def _steps_per_unit(optim_cfg: CfgNode, steps_per_epoch: int | None) -> int:
+    """Steps of the schedule that one epoch of the config's lengths stands for."""
+    if optim_cfg.LR_STEP not in AVAI_STEPS:
+        raise ValueError(f"OPTIM.LR_STEP must be one of {AVAI_STEPS}, got {optim_cfg.LR_STEP!r}")
+    if optim_cfg.LR_STEP == "epoch":
+        return 1
+    if steps_per_epoch is None:
+        raise ValueError(
+            "OPTIM.LR_STEP batch needs the number of batches an epoch: build_lr_scheduler(optimizer, optim_cfg, "
+            "steps_per_epoch)"
+        )
+    return max(1, steps_per_epoch)  # without training images nothing is ever stepped

@@ -25,6 +25,8 @@ DASSLS = {
     "OPTIM.MOMENTUM": 0.9,
     "OPTIM.ADAM_EPS": 1e-8,
     "OPTIM.LR_SCHEDULER": "single_step",
+    "OPTIM.LR_STEP": "epoch",
+    "OPTIM.COSINE_MIN_LR": 0.0,
     "OPTIM.STEPSIZE": (-1,),
     "OPTIM.GAMMA": 0.1,
     "OPTIM.MAX_EPOCH": 10,

@@ -24,6 +24,7 @@ RICH = (
     *("TRAIN.CHECKPOINT_FREQ", "2", "OPTIM.NAME", "adam", "DATASET.NUM_SHOTS", "4"),
 )
 PLAIN = ("TEST.SPLIT", "val")
+BY_BATCH = ("OPTIM.LR_STEP", "batch", "OPTIM.COSINE_MIN_LR", "0.001")
 VARIANTS = {"plain": PLAIN, "rich": RICH}
 
 
@@ -132,6 +133,24 @@ def test_killed_run_ends_as_an_undisturbed_one(
     toy.run_toy(cfg)
     assert (tmp_path / "run" / "done").exists()
     assert_same(state_of(tmp_path / "run"), undisturbed[variant])
+
+
+def assert_kills_change_nothing(make_cfg: Callable[..., Any], tmp_path: Path, opts: tuple[str, ...]) -> None:
+    """A run killed in an epoch, each in turn, and one that nobody killed end alike; `opts` say what kind of run."""
+    toy.run_toy(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
+    whole = state_of(tmp_path / "whole")
+    for epoch in (1, 2, 3):
+        cfg = make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / f"killed{epoch}"))
+        assert toy.wait_for(toy.in_child(lambda epoch=epoch, cfg=cfg: (toy.in_epoch(epoch)(), toy.run_toy(cfg)))) == -9
+        assert toy.run_toy(cfg).start_epoch == epoch - 1
+        assert_same(state_of(tmp_path / f"killed{epoch}"), whole)
+
+
+@pytest.mark.parametrize("warmup", ["constant", "linear"])
+def test_schedule_over_batches_goes_on_as_if_not_killed(
+    warmup: str, make_cfg: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert_kills_change_nothing(make_cfg, tmp_path, (*BY_BATCH, "OPTIM.WARMUP_TYPE", warmup))
 
 
 def test_run_killed_twice_and_with_rubbish_left_ends_as_an_undisturbed_one(

@@ -1,6 +1,7 @@
 """The loop, its hooks, precision and the choice of the model."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def test_rate_is_constant_within_an_epoch_and_logged_as_it_was_used(make_cfg: Ma
 def test_every_registered_schedule_is_stepped(make_cfg: MakeCfg) -> None:
     trainer = toy.run_toy(make_cfg("TRAINER.TOY.TWO_MODELS", "True"))
     assert [sched.get_last_lr() for sched in trainer._scheds.values()] == [pytest.approx([0.025])] * 2
+
+
+@pytest.mark.parametrize("steps_itself", ["False", "True"])
+def test_schedule_may_be_stepped_once_a_batch_whoever_does_the_last(
+    steps_itself: str, make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    toy.run_toy(make_cfg("TRAINER.TOY.STEPS_ITSELF", steps_itself, "OPTIM.LR_STEP", "batch"))
+    used = [record["lr"] for record in toy.read_metrics(tmp_path / "run") if record["split"] == "train"]
+    # One epoch of warm-up, then cosine over 3 epochs of 3 batches.
+    assert used == pytest.approx([0.01] * 3 + [0.05 * (1 + math.cos(math.pi * k / 9)) for k in range(6)])
 
 
 # Hooks --------------------------------------------------------------------------------------------------------------
