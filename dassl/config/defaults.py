@@ -97,6 +97,7 @@ def get_cfg_default() -> CfgNode:
     cfg.OPTIM.GAMMA = 0.1
     cfg.OPTIM.COSINE_MIN_LR = 0.0  # rate at the end of cosine
     cfg.OPTIM.MAX_EPOCH = 10
+    cfg.OPTIM.MAX_ITER = 0  # batches after which training ends, in the middle of an epoch too; 0: MAX_EPOCH decides
     cfg.OPTIM.WARMUP_EPOCH = -1  # epochs, whatever LR_STEP
     cfg.OPTIM.WARMUP_TYPE = "linear"  # linear or constant
     cfg.OPTIM.WARMUP_CONS_LR = 1e-5

@@ -93,6 +93,7 @@ RULES = {
     "OPTIM.GAMMA": positive,
     "OPTIM.COSINE_MIN_LR": at_least(0),
     "OPTIM.MAX_EPOCH": at_least(1),
+    "OPTIM.MAX_ITER": at_least(0),
     "OPTIM.WARMUP_EPOCH": at_least(-1),
     "OPTIM.WARMUP_TYPE": one_of(*AVAI_WARMUPS),
     "OPTIM.WARMUP_CONS_LR": at_least(0),

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from yacs.config import CfgNode
 from dassl.config import flatten
 from dassl.data import DataManager
 from dassl.evaluation import Classification, build_evaluator
+from dassl.optim import training_length
 from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
@@ -161,6 +163,7 @@ class SimpleTrainer(TrainerBase):
         self.build_backbone()
         self.build_data_loader()
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
+        self.max_epoch, _ = training_length(cfg.OPTIM, self.num_batches)
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise ValueError(
                 f"TEST.FINAL_MODEL best_val needs validation images, and {cfg.DATASET.NAME} gives none here; "
@@ -210,7 +213,7 @@ class SimpleTrainer(TrainerBase):
         }
 
     def train(self) -> None:  # type: ignore[override]
-        """Train from where the run stands to MAX_EPOCH, then test; without learnables, only test."""
+        """Train from where the run stands to MAX_EPOCH or MAX_ITER, then test; without learnables, only test."""
         self._trained = True
         super().train(self.start_epoch, self.max_epoch if self._models else 0)
 
@@ -218,6 +221,12 @@ class SimpleTrainer(TrainerBase):
         """Resume if there is something to resume from, open the logs, keep the few-shot list."""
         if self._models and self.train_loader_x is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no training images: it can only be tested on")
+        if self._models and self.cfg.OPTIM.MAX_ITER:
+            print(
+                f"OPTIM.MAX_ITER {self.cfg.OPTIM.MAX_ITER}: {self.max_epoch} epochs of {self.num_batches} batches, the "
+                f"last of {self._steps_in(self.max_epoch) - self._steps_in(self.max_epoch - 1)}; OPTIM.MAX_EPOCH "
+                f"{self.cfg.OPTIM.MAX_EPOCH} has no effect"
+            )
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         if is_main_process() and self.start_epoch:
             if self.cfg.RESUME:
@@ -225,7 +234,7 @@ class SimpleTrainer(TrainerBase):
             if not Path(self.output_dir, "done").exists():
                 self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
             self._name_checkpoint(self.start_epoch)
-        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self._steps_in(self.start_epoch))
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
             data = self.dm.dataset
             picked = {
@@ -235,12 +244,17 @@ class SimpleTrainer(TrainerBase):
             write_json(picked, Path(self.output_dir, "few_shot.json"))
         self.time_start = time.time()
 
+    def _steps_in(self, epochs: int) -> int:
+        """Batches in the first `epochs` epochs; OPTIM.MAX_ITER ends the last one early."""
+        steps, limit = epochs * self.num_batches, self.cfg.OPTIM.MAX_ITER
+        return min(steps, limit) if limit > 0 else steps
+
     def after_train(self) -> None:
         """Test the last model, or the best on validation data with TEST.FINAL_MODEL best_val."""
         self.train_time_sec = time.time() - self.time_start
         print(f"Training took {datetime.timedelta(seconds=round(self.train_time_sec))}")
         self.epoch = self.max_epoch if self._models else 0
-        self._eval_step = self.epoch * self.num_batches
+        self._eval_step = self._steps_in(self.epoch)
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val" and self._models:
                 barrier()
@@ -252,7 +266,7 @@ class SimpleTrainer(TrainerBase):
         """Validate if the best model counts; keep a checkpoint to resume from."""
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             done, self.epoch = self.epoch, self.epoch + 1
-            self._eval_step = self.epoch * self.num_batches - 1
+            self._eval_step = self._steps_in(self.epoch) - 1
             result = self.test(split="val")
             self.epoch = done
             if result > self.best_result:
@@ -282,15 +296,18 @@ class SimpleTrainer(TrainerBase):
                 copy_atomically(best, own)
 
     def run_epoch(self) -> None:
-        """Train on all labelled batches once, with a bar on a terminal and plain lines elsewhere."""
+        """Train on all labelled batches once, or up to MAX_ITER; a bar on a terminal and plain lines elsewhere."""
         assert self.train_loader_x is not None
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
         each_batch = self.cfg.OPTIM.LR_STEP == "batch"
+        first = self.epoch * self.num_batches  # step of the first batch
+        count, last_step = self._steps_in(self.epoch + 1) - first, self._steps_in(self.max_epoch) - 1
         terminal = sys.stderr.isatty() and is_main_process()
         bar = tqdm(
-            self.train_loader_x,
+            self.train_loader_x if count == self.num_batches else islice(self.train_loader_x, count),
+            total=count,
             desc=f"epoch {self.epoch + 1}/{self.max_epoch}",
             disable=not terminal,
             leave=False,
@@ -306,17 +323,16 @@ class SimpleTrainer(TrainerBase):
                 self.update_lr()
             batch_time.update(time.time() - end)
             losses.update(summary)
-            step = self.epoch * self.num_batches + self.batch_idx
+            step = first + self.batch_idx
             values = {name: losses.meters[name].val for name in summary} | {"lr": lr}
             if self._writer is not None:
                 self._writer.add("train", self.epoch + 1, step, values, batch=self.batch_idx + 1)
-            left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
-            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+            eta = datetime.timedelta(seconds=int(batch_time.avg * (last_step - step)))
             bar.set_postfix_str(f"loss {losses.meters['loss'].avg:.4f} eta {eta}" if "loss" in summary else "")
-            last = self.batch_idx + 1 == self.num_batches
+            last = self.batch_idx + 1 == count
             if last or (self.batch_idx + 1) % self.cfg.TRAIN.PRINT_FREQ == 0:
                 line = (
-                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
+                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{count}] "
                     f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} "
                     f"({data_time.avg:.3f}) {losses} lr {lr:.4e} eta {eta}"
                 )

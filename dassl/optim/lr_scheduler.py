@@ -109,32 +109,48 @@ class LinearWarmupScheduler(_WarmupScheduler):
         return [self.min_lr if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
+def training_length(optim_cfg: CfgNode, steps_per_epoch: int) -> tuple[int, int]:
+    """How long a training is.
+
+    Args:
+        optim_cfg: The node OPTIM.
+        steps_per_epoch: Batches an epoch; 0 where there are no training images.
+
+    Returns:
+        Epochs, the last of which MAX_ITER may end early, and batches.
+    """
+    epochs, limit = optim_cfg.MAX_EPOCH, optim_cfg.MAX_ITER
+    if limit < 1 or steps_per_epoch < 1:
+        return epochs, epochs * steps_per_epoch
+    return -(-limit // steps_per_epoch), limit
+
+
 def build_lr_scheduler(
     optimizer: Optimizer, optim_cfg: CfgNode, steps_per_epoch: int | None = None
 ) -> LRScheduler | _WarmupScheduler:
     """Schedule by OPTIM.LR_SCHEDULER, after OPTIM.WARMUP_EPOCH epochs of warm-up.
 
-    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too. With
-    LR_STEP batch every length (MAX_EPOCH, STEPSIZE, WARMUP_EPOCH) is taken times `steps_per_epoch`.
+    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too. Its
+    length is that of the training, in epochs, or with LR_STEP batch in batches; there STEPSIZE and WARMUP_EPOCH are
+    taken times `steps_per_epoch`.
 
     Args:
         optimizer: The optimiser.
         optim_cfg: The node OPTIM.
-        steps_per_epoch: Batches an epoch, for LR_STEP batch; 0 where there are no training images.
+        steps_per_epoch: Batches an epoch, for LR_STEP batch and MAX_ITER; 0 where there are no training images.
 
     Returns:
         An object with step, get_last_lr, state_dict and load_state_dict.
 
     Raises:
-        ValueError: Unknown name, a value out of range, or LR_STEP batch without the number of batches.
+        ValueError: Unknown name, a value out of range, or a number of batches that is needed and not given.
     """
     name, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.MAX_EPOCH
     if name not in AVAI_SCHEDS:
         raise ValueError(f"OPTIM.LR_SCHEDULER must be one of {AVAI_SCHEDS}, got {name!r}")
     if max_epoch < 1:
         raise ValueError(f"OPTIM.MAX_EPOCH must be at least 1, got {max_epoch}")
-    unit = _steps_per_unit(optim_cfg, steps_per_epoch)
-    length = max_epoch * unit
+    unit, length = _unit_and_length(optim_cfg, steps_per_epoch)
     scheduler: LRScheduler
     if name == "single_step":
         size = optim_cfg.STEPSIZE
@@ -161,15 +177,16 @@ def build_lr_scheduler(
     return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
 
 
-def _steps_per_unit(optim_cfg: CfgNode, steps_per_epoch: int | None) -> int:
-    """Steps of the schedule that one epoch of the config's lengths stands for."""
+def _unit_and_length(optim_cfg: CfgNode, steps_per_epoch: int | None) -> tuple[int, int]:
+    """Steps of the schedule in an epoch, and in the whole training."""
     if optim_cfg.LR_STEP not in AVAI_STEPS:
         raise ValueError(f"OPTIM.LR_STEP must be one of {AVAI_STEPS}, got {optim_cfg.LR_STEP!r}")
-    if optim_cfg.LR_STEP == "epoch":
-        return 1
-    if steps_per_epoch is None:
+    by_batch, limit = optim_cfg.LR_STEP == "batch", optim_cfg.MAX_ITER
+    if steps_per_epoch is None and (by_batch or limit > 0):
         raise ValueError(
-            "OPTIM.LR_STEP batch needs the number of batches an epoch: build_lr_scheduler(optimizer, optim_cfg, "
-            "steps_per_epoch)"
+            f"OPTIM.{'LR_STEP batch' if by_batch else f'MAX_ITER {limit}'} needs the number of batches an epoch: "
+            "build_lr_scheduler(optimizer, optim_cfg, steps_per_epoch)"
         )
-    return max(1, steps_per_epoch)  # without training images nothing is ever stepped
+    steps_per_epoch = steps_per_epoch or 1  # without training images nothing is ever stepped
+    epochs, steps = training_length(optim_cfg, steps_per_epoch)
+    return (steps_per_epoch, steps) if by_batch else (1, epochs)

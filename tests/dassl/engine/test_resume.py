@@ -153,6 +153,16 @@ def test_schedule_over_batches_goes_on_as_if_not_killed(
     assert_kills_change_nothing(make_cfg, tmp_path, (*BY_BATCH, "OPTIM.WARMUP_TYPE", warmup))
 
 
+@pytest.mark.parametrize("opts", [(), BY_BATCH, RICH])
+def test_run_that_ends_within_an_epoch_goes_on_as_if_not_killed(
+    opts: tuple[str, ...], make_cfg: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert_kills_change_nothing(make_cfg, tmp_path, (*opts, "OPTIM.MAX_ITER", "8", "OPTIM.MAX_EPOCH", "7"))
+    before = state_of(tmp_path / "whole")
+    toy.run_toy(make_cfg(*opts, "OPTIM.MAX_ITER", "8", "OPTIM.MAX_EPOCH", "7", "OUTPUT_DIR", str(tmp_path / "whole")))
+    assert_same(state_of(tmp_path / "whole"), before)  # finished: it goes no further
+
+
 def test_run_killed_twice_and_with_rubbish_left_ends_as_an_undisturbed_one(
     make_cfg: Callable[..., Any], tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

@@ -58,6 +58,42 @@ def test_schedule_may_be_stepped_once_a_batch_whoever_does_the_last(
     assert used == pytest.approx([0.01] * 3 + [0.05 * (1 + math.cos(math.pi * k / 9)) for k in range(6)])
 
 
+# Length -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("limit", "sizes"), [(7, [3, 3, 1]), (6, [3, 3]), (2, [2]), (10, [3, 3, 3, 1])])
+def test_training_ends_after_so_many_batches(
+    limit: int,
+    sizes: list[int],
+    workers: str,
+    make_cfg: MakeCfg,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opts = ("OPTIM.MAX_ITER", str(limit), "OPTIM.LR_STEP", "batch", "TEST.FINAL_MODEL", "best_val")
+    trainer = toy.run_toy(make_cfg(*opts, "DATALOADER.NUM_WORKERS", workers))
+    records = toy.read_metrics(tmp_path / "run")
+    train = [record for record in records if record["split"] == "train"]
+    assert [record["step"] for record in train] == list(range(limit))
+    assert [sum(record["epoch"] == e + 1 for record in train) for e in range(len(sizes))] == sizes
+    assert trainer.max_epoch == len(sizes)
+    ends = [sum(sizes[: e + 1]) - 1 for e in range(len(sizes))]
+    assert [record["step"] for record in records if record["split"] == "val"] == ends
+    assert [record["step"] for record in records if record["split"] == "test"] == [limit]
+    said = f"OPTIM.MAX_ITER {limit}: {len(sizes)} epochs of 3 batches, the last of {sizes[-1]}; OPTIM.MAX_EPOCH 3 has"
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert f"epoch [{len(sizes)}/{len(sizes)}] batch [{sizes[-1]}/{sizes[-1]}]" in printed
+
+
+def test_limit_means_nothing_to_a_test(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    opts = ("OPTIM.MAX_ITER", "4")
+    toy.run_toy(make_cfg(*opts))
+    tested = toy.test_toy(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "eval")), tmp_path / "run")
+    assert tested.epoch == 2
+
+
 # Hooks --------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dassl.config import get_cfg_default, merge_opts
-from dassl.optim import build_lr_scheduler
+from dassl.optim import build_lr_scheduler, training_length
 
 CONSTANT = [0.003, 0.003]  # WARMUP_CONS_LR
 LINEAR = [0.0007, 0.1 * 1 / 2]  # WARMUP_MIN_LR, then epoch / warm-up epochs of the base rate
@@ -153,7 +153,21 @@ def test_cosine_ends_at_its_lowest_rate(step: tuple[str, ...]) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(("limit", "length"), [(18, (6, 18)), (7, (3, 7)), (1, (1, 1)), (40, (14, 40)), (0, (9, 27))])
+def test_limit_in_batches_sets_the_length_of_training_and_schedule(limit: int, length: tuple[int, int]) -> None:
+    opts = (*COSINE, "OPTIM.MAX_EPOCH", "9", "OPTIM.MAX_ITER", str(limit))
+    cfg = get_cfg_default()
+    merge_opts(cfg, opts)
+    assert training_length(cfg.OPTIM, 3) == length
+    for by, count in zip(("epoch", "batch"), length, strict=True):
+        _, scheduler = make((*opts, "OPTIM.LR_STEP", by), steps_per_epoch=3)
+        assert scheduler.T_max == count
+    assert training_length(cfg.OPTIM, 0) == (9, 0)  # no training images
+
+
 def test_schedule_over_batches_needs_their_number() -> None:
+    with pytest.raises(ValueError, match="OPTIM.MAX_ITER 7 needs the number of batches an epoch"):
+        make(("OPTIM.MAX_ITER", "7"))
     with pytest.raises(ValueError, match="OPTIM.LR_STEP batch needs the number of batches an epoch: .*steps_per_epoch"):
         make(BATCH)
     make((*COSINE, *BATCH), steps_per_epoch=0)  # a data set that is only tested on
