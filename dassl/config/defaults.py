@@ -103,6 +103,9 @@ def get_cfg_default() -> CfgNode:
     cfg.OPTIM.WARMUP_CONS_LR = 1e-5
     cfg.OPTIM.WARMUP_MIN_LR = 1e-5
     cfg.OPTIM.WARMUP_RECOUNT = True  # the schedule starts after the warm-up instead of running below it
+    cfg.OPTIM.AVERAGE = ""  # the final weights: of the last epoch, or their gaussian or uniform mean over all epochs
+    cfg.OPTIM.AVERAGE_MEAN = 15.0  # of gaussian: the epoch, counted from 1, that counts most
+    cfg.OPTIM.AVERAGE_STD = 1.0  # of gaussian: epochs
 
     cfg.TRAIN = CfgNode()
     cfg.TRAIN.CHECKPOINT_FREQ = 0  # epochs; 0 keeps the last checkpoint only

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dassl.data.samplers import AVAI_SAMPLERS
 from dassl.data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
+from dassl.optim.averaging import AVAI_AVERAGES
 from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_STEPS, AVAI_WARMUPS
 from dassl.optim.optimizer import AVAI_OPTIMS
 
@@ -98,6 +99,9 @@ RULES = {
     "OPTIM.WARMUP_TYPE": one_of(*AVAI_WARMUPS),
     "OPTIM.WARMUP_CONS_LR": at_least(0),
     "OPTIM.WARMUP_MIN_LR": at_least(0),
+    "OPTIM.AVERAGE": empty | one_of(*AVAI_AVERAGES),
+    "OPTIM.AVERAGE_MEAN": number,
+    "OPTIM.AVERAGE_STD": positive,
     "TRAIN.CHECKPOINT_FREQ": at_least(0),
     "TRAIN.PRINT_FREQ": at_least(1),
     "TRAIN.COUNT_ITER": one_of("train_x", "train_u", "smaller_one"),

@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 from dassl.config import flatten
 from dassl.data import DataManager
 from dassl.evaluation import Classification, build_evaluator
-from dassl.optim import training_length
+from dassl.optim import WeightAverage, training_length
 from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
@@ -153,6 +153,11 @@ class SimpleTrainer(TrainerBase):
             raise ValueError(f"TEST.FINAL_MODEL must be last_step or best_val, got {cfg.TEST.FINAL_MODEL!r}")
         if cfg.TEST.SPLIT not in ("val", "test"):
             raise ValueError(f"TEST.SPLIT must be val or test, got {cfg.TEST.SPLIT!r}")
+        if cfg.OPTIM.AVERAGE and cfg.TEST.FINAL_MODEL != "last_step":
+            raise ValueError(
+                f"OPTIM.AVERAGE {cfg.OPTIM.AVERAGE} needs TEST.FINAL_MODEL last_step, got {cfg.TEST.FINAL_MODEL}: the "
+                "averaged weights exist only after the last epoch"
+            )
         self.device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
         self.cfg = cfg
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
@@ -164,6 +169,7 @@ class SimpleTrainer(TrainerBase):
         self.build_data_loader()
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         self.max_epoch, _ = training_length(cfg.OPTIM, self.num_batches)
+        self.average = WeightAverage(cfg.OPTIM, self.max_epoch) if cfg.OPTIM.AVERAGE else None
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise ValueError(
                 f"TEST.FINAL_MODEL best_val needs validation images, and {cfg.DATASET.NAME} gives none here; "
@@ -263,7 +269,9 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self) -> None:
-        """Validate if the best model counts; keep a checkpoint to resume from."""
+        """Validate if the best model counts; keep a checkpoint to resume from, the last one of averaged weights."""
+        if self.average is not None:
+            self._average(self.average)
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             done, self.epoch = self.epoch, self.epoch + 1
             self._eval_step = self._steps_in(self.epoch) - 1
@@ -275,6 +283,16 @@ class SimpleTrainer(TrainerBase):
         self.save_model(self.epoch, self.output_dir)
         if is_main_process():
             self._drop_checkpoint(self.epoch)  # the one before is no longer needed
+
+    def _average(self, average: WeightAverage) -> None:
+        """Add this epoch's weights; after the last epoch the models take the average."""
+        last = self.epoch + 1 == self.max_epoch
+        for name, model in self._models.items():
+            average.add(name, model, self.epoch)
+            if last:
+                average.apply(name, model)
+        if last:
+            print(f"The final weights are the {average.kind} mean over {self.max_epoch} epochs (OPTIM.AVERAGE)")
 
     def _drop_checkpoint(self, epochs_done: int) -> None:
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ

@@ -58,6 +58,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRAINER.TOY.PREC", "amp", "TRAINER.TOY.TWO_MODELS", "True"),
         ("TEST.FINAL_MODEL", "best_val"),
         ("SEED", "-1"),
+        ("OPTIM.AVERAGE", "uniform", "OPTIM.LR_STEP", "batch", "OPTIM.MAX_ITER", "10"),
     ],
 )
 def test_weights_stay_equal_and_every_test_image_is_counted_once(

@@ -94,6 +94,44 @@ def test_limit_means_nothing_to_a_test(make_cfg: MakeCfg, tmp_path: Path) -> Non
     assert tested.epoch == 2
 
 
+# Averaged weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "uniform"])
+def test_final_weights_are_the_mean_over_the_epochs_in_test_and_checkpoint(
+    kind: str, make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen, tested = [], []
+    run_epoch, test = toy.ToyTrainer.run_epoch, toy.ToyTrainer.test
+
+    def keep_weights(self: Any) -> None:
+        run_epoch(self)
+        seen.append({key: value.clone() for key, value in self.model.state_dict().items()})
+
+    def keep_tested(self: Any) -> float:
+        tested.append({key: value.clone() for key, value in self.model.state_dict().items()})
+        return test(self)
+
+    monkeypatch.setattr(toy.ToyTrainer, "run_epoch", keep_weights)
+    monkeypatch.setattr(toy.ToyTrainer, "test", keep_tested)
+    opts = ("OPTIM.AVERAGE", kind, "OPTIM.AVERAGE_MEAN", "2.0", "OPTIM.AVERAGE_STD", "0.5")
+    toy.run_toy(make_cfg(*opts, "TRAIN.CHECKPOINT_FREQ", "1"))
+    raw = [1.0, 1.0, 1.0] if kind == "uniform" else [math.exp(-2), 1.0, math.exp(-2)]
+    files = [load_checkpoint(f"{tmp_path}/run/model/model.pth.tar-{epoch}")["state_dict"] for epoch in (1, 2, 3)]
+    for key in seen[0]:
+        mean = sum(w * state[key] for w, state in zip(raw, seen, strict=True)) / sum(raw)
+        torch.testing.assert_close(files[2][key], mean)
+        assert torch.equal(files[2][key], tested[0][key]) and not torch.equal(files[2][key], seen[2][key])
+        assert torch.equal(files[0][key], seen[0][key]) and torch.equal(files[1][key], seen[1][key])
+    assert f"The final weights are the {kind} mean over 3 epochs" in capsys.readouterr().out
+
+
+def test_averaged_weights_and_the_best_on_validation_data_do_not_go_together(make_cfg: MakeCfg) -> None:
+    message = "OPTIM.AVERAGE uniform needs TEST.FINAL_MODEL last_step, got best_val: the averaged weights exist only"
+    with pytest.raises(ValueError, match=message):
+        build_trainer(make_cfg("OPTIM.AVERAGE", "uniform", "TEST.FINAL_MODEL", "best_val", "DATASET.NAME", "NoSuchSet"))
+
+
 # Hooks --------------------------------------------------------------------------------------------------------------
 
 
