@@ -180,7 +180,9 @@ def method_settings(leaves: dict[str, Any], train: dict[str, Any] | None, record
         nodes = {"", *map(node_of, found)}
         differs = [key for key in tested if found.get(key) != tested[key] and node_of(key) in nodes]
         found |= {TESTED_WITH + key: tested[key] for key in differs}
-        if leaves.get("TEST.FINAL_MODEL") == "last_step" and record.get("epoch") != train.get("OPTIM.MAX_EPOCH"):
+        # With MAX_ITER the number of epochs follows from that of the batches, which a record does not hold.
+        at_end = train.get("OPTIM.MAX_ITER") or record.get("epoch") == train.get("OPTIM.MAX_EPOCH")
+        if leaves.get("TEST.FINAL_MODEL") == "last_step" and not at_end:
             found[TESTED_WITH + "EPOCH"] = json.dumps(record.get("epoch"))
     return tuple(sorted(found.items()))
 

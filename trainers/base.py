@@ -186,7 +186,7 @@ class CLIPTrainer(TrainerX):
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Learnable parameters: {count_num_param(learner):,}")
         self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM, self.num_batches)
         self.register_model(name, learner, self.optim, self.sched)
 
     # One step ----------------------------------------------------------------------------------------------------

@@ -87,18 +87,25 @@ def get_cfg_default() -> CfgNode:
     cfg.OPTIM.RMSPROP_ALPHA = 0.99
     cfg.OPTIM.ADAM_BETA1 = 0.9
     cfg.OPTIM.ADAM_BETA2 = 0.999
+    cfg.OPTIM.ADAM_EPS = 1e-8  # added to the root of the second moment; adam, amsgrad, adamw and radam
     cfg.OPTIM.STAGED_LR = False
     cfg.OPTIM.NEW_LAYERS = ()
     cfg.OPTIM.BASE_LR_MULT = 0.1
     cfg.OPTIM.LR_SCHEDULER = "single_step"
-    cfg.OPTIM.STEPSIZE = (-1,)
+    cfg.OPTIM.LR_STEP = "epoch"  # when the schedule is stepped: after every epoch, or after every batch
+    cfg.OPTIM.STEPSIZE = (-1,)  # epochs, whatever LR_STEP
     cfg.OPTIM.GAMMA = 0.1
+    cfg.OPTIM.COSINE_MIN_LR = 0.0  # rate at the end of cosine
     cfg.OPTIM.MAX_EPOCH = 10
-    cfg.OPTIM.WARMUP_EPOCH = -1
+    cfg.OPTIM.MAX_ITER = 0  # batches after which training ends, in the middle of an epoch too; 0: MAX_EPOCH decides
+    cfg.OPTIM.WARMUP_EPOCH = -1  # epochs, whatever LR_STEP
     cfg.OPTIM.WARMUP_TYPE = "linear"  # linear or constant
     cfg.OPTIM.WARMUP_CONS_LR = 1e-5
     cfg.OPTIM.WARMUP_MIN_LR = 1e-5
     cfg.OPTIM.WARMUP_RECOUNT = True  # the schedule starts after the warm-up instead of running below it
+    cfg.OPTIM.AVERAGE = ""  # the final weights: of the last epoch, or their gaussian or uniform mean over all epochs
+    cfg.OPTIM.AVERAGE_MEAN = 15.0  # of gaussian: the epoch, counted from 1, that counts most
+    cfg.OPTIM.AVERAGE_STD = 1.0  # of gaussian: epochs
 
     cfg.TRAIN = CfgNode()
     cfg.TRAIN.CHECKPOINT_FREQ = 0  # epochs; 0 keeps the last checkpoint only

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dassl.data.samplers import AVAI_SAMPLERS
 from dassl.data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
-from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_WARMUPS
+from dassl.optim.averaging import AVAI_AVERAGES
+from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_STEPS, AVAI_WARMUPS
 from dassl.optim.optimizer import AVAI_OPTIMS
 
 from .check import (
@@ -84,16 +85,23 @@ RULES = {
     "OPTIM.RMSPROP_ALPHA": share,
     "OPTIM.ADAM_BETA1": _decay,
     "OPTIM.ADAM_BETA2": _decay,
+    "OPTIM.ADAM_EPS": positive,
     "OPTIM.NEW_LAYERS": each(text),
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.LR_SCHEDULER": one_of(*AVAI_SCHEDS),
+    "OPTIM.LR_STEP": one_of(*AVAI_STEPS),
     "OPTIM.STEPSIZE": each(whole(-1)),
     "OPTIM.GAMMA": positive,
+    "OPTIM.COSINE_MIN_LR": at_least(0),
     "OPTIM.MAX_EPOCH": at_least(1),
+    "OPTIM.MAX_ITER": at_least(0),
     "OPTIM.WARMUP_EPOCH": at_least(-1),
     "OPTIM.WARMUP_TYPE": one_of(*AVAI_WARMUPS),
     "OPTIM.WARMUP_CONS_LR": at_least(0),
     "OPTIM.WARMUP_MIN_LR": at_least(0),
+    "OPTIM.AVERAGE": empty | one_of(*AVAI_AVERAGES),
+    "OPTIM.AVERAGE_MEAN": number,
+    "OPTIM.AVERAGE_STD": positive,
     "TRAIN.CHECKPOINT_FREQ": at_least(0),
     "TRAIN.PRINT_FREQ": at_least(1),
     "TRAIN.COUNT_ITER": one_of("train_x", "train_u", "smaller_one"),

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from dassl.config import declared_defaults, flatten
 from dassl.config.free_keys import FREE_KEYS
 from dassl.data.datasets import DatasetBase
+from dassl.optim import WeightAverage
 from dassl.utils import load_checkpoint, save_checkpoint
 from dassl.utils.distributed import is_main_process
 from dassl.utils.torchtools import checkpoint_epochs
@@ -117,6 +118,7 @@ class Checkpoints(Optimisation):
     def __init__(self) -> None:
         super().__init__()
         self.best_result = float("-inf")
+        self.average: WeightAverage | None = None
         self.loaded_meta: dict[str, Any] | None = None  # of the weights that were loaded for testing
 
     def flush_writer(self) -> None:
@@ -164,6 +166,7 @@ class Checkpoints(Optimisation):
                 "optimizer": None if optim is None else optim.state_dict(),
                 "scheduler": None if sched is None else sched.state_dict(),
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(name),
                 "rng": rng_states(),
                 "best_result": self.best_result,
                 "val_result": val_result,
@@ -237,6 +240,10 @@ class Checkpoints(Optimisation):
                     if not checkpoint.get(key):
                         raise ValueError(f"{path} holds no {key} state: it can be tested, but training cannot go on")
                     target.load_state_dict(checkpoint[key])
+                if self.average is not None:
+                    if not checkpoint.get("average"):
+                        raise ValueError(f"{path} holds no running average of the weights: training cannot go on")
+                    self.average.load_state_dict(name, self._models[name], checkpoint["average"])
                 if self.scaler is not None and checkpoint.get("scaler"):
                     self.scaler.load_state_dict(checkpoint["scaler"])
                     self._scale = self.scaler.get_scale()

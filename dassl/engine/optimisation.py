@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dassl.utils import tolist_if_not
-from dassl.utils.distributed import average_gradients, gather_lists, get_world_size
+from dassl.utils.distributed import average_gradients, average_tensors, gather_lists, get_world_size
 
 
 class Precision(NamedTuple):
@@ -53,7 +53,7 @@ class Optimisation:
             name: Folder of its checkpoints.
             model: Module with the learnables, frozen weights left out.
             optim: Its optimiser, or None.
-            sched: Its schedule, stepped once an epoch, or None.
+            sched: Its schedule, stepped once an epoch (or a batch, by OPTIM.LR_STEP), or None.
 
         Raises:
             ValueError: The name is taken.
@@ -137,15 +137,53 @@ class Optimisation:
         A loss that is not finite stops the run here on a CPU. On a GPU, and with several processes, the epoch loop
         sees it in the figures it logs: looking here would wait for the GPU, or leave the other processes waiting.
         """
+        self._scaled(loss, parts).backward()  # type: ignore[no-untyped-call]
+
+    def model_gradients(self, loss: torch.Tensor, retain_graph: bool = False) -> list[torch.Tensor | None]:
+        """Gradients of a loss, for methods that combine those of several; nothing is added to any `.grad`.
+
+        They compare with the gradients that `before_step` sees: scaled with the same loss scale as `model_backward`
+        does, and averaged over processes.
+
+        Args:
+            loss: Scalar.
+            retain_graph: Keep the graph for another backward pass.
+
+        Returns:
+            One for each parameter that requires a gradient, models in the order of their registration; None where the
+            loss does not depend on it.
+        """
+        learnables = [p for model in self._models.values() for p in model.parameters() if p.requires_grad]
+        found = torch.autograd.grad(self._scaled(loss), learnables, retain_graph=retain_graph, allow_unused=True)
+        # Autograd may hand out a broadcast view, or one tensor twice; whoever combines gradients writes into them.
+        gradients: list[torch.Tensor | None] = [
+            None if g is None else g.clone(memory_format=torch.contiguous_format) for g in found
+        ]
+        average_tensors([g for g in gradients if g is not None])
+        return gradients
+
+    def _scaled(self, loss: torch.Tensor, parts: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """What to differentiate; see `model_backward` on losses that are not finite."""
         if not loss.is_cuda and get_world_size() == 1:
             self.detect_anomaly(loss, parts)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        scaled: torch.Tensor = loss if self.scaler is None else self.scaler.scale(loss)
+        return scaled
+
+    def before_step(self, name: str) -> None:
+        """Hook: change the gradients of model `name` before its optimiser's step.
+
+        The gradients of all models that are updated are averaged over processes by now, hold the loss scale as a
+        factor (a projection may ignore it), and no model has stepped yet.
+        """
 
     def model_update(self, names: str | list[str] | None = None) -> None:
-        """One optimiser step each; gradients are averaged over processes first."""
+        """One optimiser step each, after the mean of the gradients over processes and `before_step`."""
         names = [name for name in self.get_model_names(names) if self._has_gradient(name)]
         for name in names:
             average_gradients(self._models[name].parameters())
+        for name in names:
+            self.before_step(name)
+        for name in names:
             if self.scaler is None:
                 self._optims[name].step()
             else:
@@ -178,7 +216,7 @@ class Optimisation:
         self.model_update(names)
 
     def update_lr(self, names: str | list[str] | None = None) -> None:
-        """Step the schedules. The loop does it once an epoch unless the trainer did."""
+        """Step the schedules. The loop does it once an epoch, or a batch, by OPTIM.LR_STEP, unless the trainer did."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()

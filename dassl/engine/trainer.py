@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from yacs.config import CfgNode
 from dassl.config import flatten
 from dassl.data import DataManager
 from dassl.evaluation import Classification, build_evaluator
+from dassl.optim import WeightAverage, training_length
 from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
 from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
@@ -151,6 +153,11 @@ class SimpleTrainer(TrainerBase):
             raise ValueError(f"TEST.FINAL_MODEL must be last_step or best_val, got {cfg.TEST.FINAL_MODEL!r}")
         if cfg.TEST.SPLIT not in ("val", "test"):
             raise ValueError(f"TEST.SPLIT must be val or test, got {cfg.TEST.SPLIT!r}")
+        if cfg.OPTIM.AVERAGE and cfg.TEST.FINAL_MODEL != "last_step":
+            raise ValueError(
+                f"OPTIM.AVERAGE {cfg.OPTIM.AVERAGE} needs TEST.FINAL_MODEL last_step, got {cfg.TEST.FINAL_MODEL}: the "
+                "averaged weights exist only after the last epoch"
+            )
         self.device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
         self.cfg = cfg
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
@@ -160,6 +167,9 @@ class SimpleTrainer(TrainerBase):
         self.train_time_sec = 0.0
         self.build_backbone()
         self.build_data_loader()
+        self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
+        self.max_epoch, _ = training_length(cfg.OPTIM, self.num_batches)
+        self.average = WeightAverage(cfg.OPTIM, self.max_epoch) if cfg.OPTIM.AVERAGE else None
         if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise ValueError(
                 f"TEST.FINAL_MODEL best_val needs validation images, and {cfg.DATASET.NAME} gives none here; "
@@ -209,7 +219,7 @@ class SimpleTrainer(TrainerBase):
         }
 
     def train(self) -> None:  # type: ignore[override]
-        """Train from where the run stands to MAX_EPOCH, then test; without learnables, only test."""
+        """Train from where the run stands to MAX_EPOCH or MAX_ITER, then test; without learnables, only test."""
         self._trained = True
         super().train(self.start_epoch, self.max_epoch if self._models else 0)
 
@@ -217,6 +227,12 @@ class SimpleTrainer(TrainerBase):
         """Resume if there is something to resume from, open the logs, keep the few-shot list."""
         if self._models and self.train_loader_x is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no training images: it can only be tested on")
+        if self._models and self.cfg.OPTIM.MAX_ITER:
+            print(
+                f"OPTIM.MAX_ITER {self.cfg.OPTIM.MAX_ITER}: {self.max_epoch} epochs of {self.num_batches} batches, the "
+                f"last of {self._steps_in(self.max_epoch) - self._steps_in(self.max_epoch - 1)}; OPTIM.MAX_EPOCH "
+                f"{self.cfg.OPTIM.MAX_EPOCH} has no effect"
+            )
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         if is_main_process() and self.start_epoch:
             if self.cfg.RESUME:
@@ -224,8 +240,7 @@ class SimpleTrainer(TrainerBase):
             if not Path(self.output_dir, "done").exists():
                 self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
             self._name_checkpoint(self.start_epoch)
-        self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
-        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self.start_epoch * self.num_batches)
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"), self._steps_in(self.start_epoch))
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
             data = self.dm.dataset
             picked = {
@@ -235,12 +250,17 @@ class SimpleTrainer(TrainerBase):
             write_json(picked, Path(self.output_dir, "few_shot.json"))
         self.time_start = time.time()
 
+    def _steps_in(self, epochs: int) -> int:
+        """Batches in the first `epochs` epochs; OPTIM.MAX_ITER ends the last one early."""
+        steps, limit = epochs * self.num_batches, self.cfg.OPTIM.MAX_ITER
+        return min(steps, limit) if limit > 0 else steps
+
     def after_train(self) -> None:
         """Test the last model, or the best on validation data with TEST.FINAL_MODEL best_val."""
         self.train_time_sec = time.time() - self.time_start
         print(f"Training took {datetime.timedelta(seconds=round(self.train_time_sec))}")
         self.epoch = self.max_epoch if self._models else 0
-        self._eval_step = self.epoch * self.num_batches
+        self._eval_step = self._steps_in(self.epoch)
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val" and self._models:
                 barrier()
@@ -249,10 +269,12 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self) -> None:
-        """Validate if the best model counts; keep a checkpoint to resume from."""
+        """Validate if the best model counts; keep a checkpoint to resume from, the last one of averaged weights."""
+        if self.average is not None:
+            self._average(self.average)
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             done, self.epoch = self.epoch, self.epoch + 1
-            self._eval_step = self.epoch * self.num_batches - 1
+            self._eval_step = self._steps_in(self.epoch) - 1
             result = self.test(split="val")
             self.epoch = done
             if result > self.best_result:
@@ -261,6 +283,16 @@ class SimpleTrainer(TrainerBase):
         self.save_model(self.epoch, self.output_dir)
         if is_main_process():
             self._drop_checkpoint(self.epoch)  # the one before is no longer needed
+
+    def _average(self, average: WeightAverage) -> None:
+        """Add this epoch's weights; after the last epoch the models take the average."""
+        last = self.epoch + 1 == self.max_epoch
+        for name, model in self._models.items():
+            average.add(name, model, self.epoch)
+            if last:
+                average.apply(name, model)
+        if last:
+            print(f"The final weights are the {average.kind} mean over {self.max_epoch} epochs (OPTIM.AVERAGE)")
 
     def _drop_checkpoint(self, epochs_done: int) -> None:
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -282,14 +314,18 @@ class SimpleTrainer(TrainerBase):
                 copy_atomically(best, own)
 
     def run_epoch(self) -> None:
-        """Train on all labelled batches once, with a bar on a terminal and plain lines elsewhere."""
+        """Train on all labelled batches once, or up to MAX_ITER; a bar on a terminal and plain lines elsewhere."""
         assert self.train_loader_x is not None
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
+        each_batch = self.cfg.OPTIM.LR_STEP == "batch"
+        first = self.epoch * self.num_batches  # step of the first batch
+        count, last_step = self._steps_in(self.epoch + 1) - first, self._steps_in(self.max_epoch) - 1
         terminal = sys.stderr.isatty() and is_main_process()
         bar = tqdm(
-            self.train_loader_x,
+            self.train_loader_x if count == self.num_batches else islice(self.train_loader_x, count),
+            total=count,
             desc=f"epoch {self.epoch + 1}/{self.max_epoch}",
             disable=not terminal,
             leave=False,
@@ -299,20 +335,22 @@ class SimpleTrainer(TrainerBase):
             self.batch = batch
             data_time.update(time.time() - end)
             lr = self.get_current_lr()
+            self._lr_updated = self._lr_updated and not each_batch
             summary = self._figures(self.forward_backward(batch) or {})
+            if each_batch and not self._lr_updated:
+                self.update_lr()
             batch_time.update(time.time() - end)
             losses.update(summary)
-            step = self.epoch * self.num_batches + self.batch_idx
+            step = first + self.batch_idx
             values = {name: losses.meters[name].val for name in summary} | {"lr": lr}
             if self._writer is not None:
                 self._writer.add("train", self.epoch + 1, step, values, batch=self.batch_idx + 1)
-            left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
-            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+            eta = datetime.timedelta(seconds=int(batch_time.avg * (last_step - step)))
             bar.set_postfix_str(f"loss {losses.meters['loss'].avg:.4f} eta {eta}" if "loss" in summary else "")
-            last = self.batch_idx + 1 == self.num_batches
+            last = self.batch_idx + 1 == count
             if last or (self.batch_idx + 1) % self.cfg.TRAIN.PRINT_FREQ == 0:
                 line = (
-                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
+                    f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{count}] "
                     f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} "
                     f"({data_time.avg:.3f}) {losses} lr {lr:.4e} eta {eta}"
                 )

@@ -1,6 +1,7 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimisers and learning-rate schedules by name, and the mean of weights over epochs."""
 
-from .lr_scheduler import build_lr_scheduler
+from .averaging import WeightAverage
+from .lr_scheduler import build_lr_scheduler, training_length
 from .optimizer import build_optimizer
 
-__all__ = ["build_lr_scheduler", "build_optimizer"]
+__all__ = ["WeightAverage", "build_lr_scheduler", "build_optimizer", "training_length"]

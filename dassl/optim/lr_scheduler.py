@@ -1,4 +1,7 @@
-"""Learning-rate schedules that step once an epoch: Dassl's sequences, on today's PyTorch, with a plain state."""
+"""Learning-rate schedules that step once an epoch, or once a batch: Dassl's sequences, on today's PyTorch.
+
+Their state is plain. What is called an epoch below is a batch where OPTIM.LR_STEP says so.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from yacs.config import CfgNode
 
 AVAI_SCHEDS = ("single_step", "multi_step", "cosine")
+AVAI_STEPS = ("epoch", "batch")
 AVAI_WARMUPS = ("constant", "linear")
 
 
@@ -105,40 +109,63 @@ class LinearWarmupScheduler(_WarmupScheduler):
         return [self.min_lr if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
-def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler | _WarmupScheduler:
+def training_length(optim_cfg: CfgNode, steps_per_epoch: int) -> tuple[int, int]:
+    """How long a training is.
+
+    Args:
+        optim_cfg: The node OPTIM.
+        steps_per_epoch: Batches an epoch; 0 where there are no training images.
+
+    Returns:
+        Epochs, the last of which MAX_ITER may end early, and batches.
+    """
+    epochs, limit = optim_cfg.MAX_EPOCH, optim_cfg.MAX_ITER
+    if limit < 1 or steps_per_epoch < 1:
+        return epochs, epochs * steps_per_epoch
+    return -(-limit // steps_per_epoch), limit
+
+
+def build_lr_scheduler(
+    optimizer: Optimizer, optim_cfg: CfgNode, steps_per_epoch: int | None = None
+) -> LRScheduler | _WarmupScheduler:
     """Schedule by OPTIM.LR_SCHEDULER, after OPTIM.WARMUP_EPOCH epochs of warm-up.
 
-    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too.
+    With WARMUP_RECOUNT the schedule starts when the warm-up ends; without, it counts the warm-up's epochs too. Its
+    length is that of the training, in epochs, or with LR_STEP batch in batches; there STEPSIZE and WARMUP_EPOCH are
+    taken times `steps_per_epoch`.
 
     Args:
         optimizer: The optimiser.
         optim_cfg: The node OPTIM.
+        steps_per_epoch: Batches an epoch, for LR_STEP batch and MAX_ITER; 0 where there are no training images.
 
     Returns:
         An object with step, get_last_lr, state_dict and load_state_dict.
 
     Raises:
-        ValueError: Unknown name or a value out of range.
+        ValueError: Unknown name, a value out of range, or a number of batches that is needed and not given.
     """
     name, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.MAX_EPOCH
     if name not in AVAI_SCHEDS:
         raise ValueError(f"OPTIM.LR_SCHEDULER must be one of {AVAI_SCHEDS}, got {name!r}")
     if max_epoch < 1:
         raise ValueError(f"OPTIM.MAX_EPOCH must be at least 1, got {max_epoch}")
+    unit, length = _unit_and_length(optim_cfg, steps_per_epoch)
     scheduler: LRScheduler
     if name == "single_step":
         size = optim_cfg.STEPSIZE
         size = size[-1] if isinstance(size, list | tuple) and size else size
         if not isinstance(size, int):
             raise ValueError(f"OPTIM.STEPSIZE must hold an integer for single_step, got {size!r}")
-        scheduler = StepLR(optimizer, step_size=size if size > 0 else max_epoch, gamma=optim_cfg.GAMMA)
+        scheduler = StepLR(optimizer, step_size=size * unit if size > 0 else length, gamma=optim_cfg.GAMMA)
     elif name == "multi_step":
         if not all(isinstance(epoch, int) for epoch in optim_cfg.STEPSIZE):  # 2.5 would never be reached
             raise ValueError(f"OPTIM.STEPSIZE must hold integers for multi_step, got {optim_cfg.STEPSIZE!r}")
-        scheduler = MultiStepLR(optimizer, milestones=list(optim_cfg.STEPSIZE), gamma=optim_cfg.GAMMA)
+        milestones = [epoch * unit for epoch in optim_cfg.STEPSIZE]
+        scheduler = MultiStepLR(optimizer, milestones=milestones, gamma=optim_cfg.GAMMA)
     else:
-        scheduler = CosineAnnealingLR(optimizer, max_epoch)
-    warmup = optim_cfg.WARMUP_EPOCH
+        scheduler = CosineAnnealingLR(optimizer, length, eta_min=optim_cfg.COSINE_MIN_LR)
+    warmup = optim_cfg.WARMUP_EPOCH * unit
     if warmup <= 0:
         return scheduler
     if optim_cfg.WARMUP_TYPE not in AVAI_WARMUPS:
@@ -148,3 +175,18 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler 
     if optim_cfg.WARMUP_TYPE == "constant":
         return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
     return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
+
+
+def _unit_and_length(optim_cfg: CfgNode, steps_per_epoch: int | None) -> tuple[int, int]:
+    """Steps of the schedule in an epoch, and in the whole training."""
+    if optim_cfg.LR_STEP not in AVAI_STEPS:
+        raise ValueError(f"OPTIM.LR_STEP must be one of {AVAI_STEPS}, got {optim_cfg.LR_STEP!r}")
+    by_batch, limit = optim_cfg.LR_STEP == "batch", optim_cfg.MAX_ITER
+    if steps_per_epoch is None and (by_batch or limit > 0):
+        raise ValueError(
+            f"OPTIM.{'LR_STEP batch' if by_batch else f'MAX_ITER {limit}'} needs the number of batches an epoch: "
+            "build_lr_scheduler(optimizer, optim_cfg, steps_per_epoch)"
+        )
+    steps_per_epoch = steps_per_epoch or 1  # without training images nothing is ever stepped
+    epochs, steps = training_length(optim_cfg, steps_per_epoch)
+    return (steps_per_epoch, steps) if by_batch else (1, epochs)

@@ -63,7 +63,7 @@ def build_optimizer(
             f"{optim_cfg.MOMENTUM} and {optim_cfg.SGD_DAMPNING}"
         )
     common = {"lr": optim_cfg.LR, "weight_decay": optim_cfg.WEIGHT_DECAY}
-    betas = (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)
+    adams = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2), "eps": optim_cfg.ADAM_EPS}
     if optim_cfg.NAME == "sgd":
         return torch.optim.SGD(
             params,
@@ -75,6 +75,6 @@ def build_optimizer(
     if optim_cfg.NAME == "rmsprop":
         return torch.optim.RMSprop(params, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common)
     if optim_cfg.NAME in ("adam", "amsgrad"):
-        return torch.optim.Adam(params, betas=betas, amsgrad=optim_cfg.NAME == "amsgrad", **common)
+        return torch.optim.Adam(params, amsgrad=optim_cfg.NAME == "amsgrad", **adams, **common)
     kind = torch.optim.RAdam if optim_cfg.NAME == "radam" else torch.optim.AdamW
-    return kind(params, betas=betas, **common)
+    return kind(params, **adams, **common)

@@ -92,16 +92,18 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Mean of the gradients over the processes, in one message."""
-    if get_world_size() == 1:
+    average_tensors([p.grad for p in parameters if p.grad is not None])
+
+
+def average_tensors(tensors: list[torch.Tensor]) -> None:
+    """Mean of each tensor over the processes, in place and in one message; every process gives the same shapes."""
+    if get_world_size() == 1 or not tensors:
         return
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return
-    flat = torch.cat([g.flatten() for g in grads])
+    flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= get_world_size()
-    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-        grad.copy_(mean.view_as(grad))
+    for tensor, mean in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def broadcast_module(module: nn.Module) -> None:

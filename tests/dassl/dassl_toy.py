@@ -100,7 +100,7 @@ class ToyTrainer(TrainerX):
 
     def declare(self, name: str, model: nn.Module) -> None:
         optim = build_optimizer(model, self.cfg.OPTIM)
-        self.register_model(name, model, optim, build_lr_scheduler(optim, self.cfg.OPTIM))
+        self.register_model(name, model, optim, build_lr_scheduler(optim, self.cfg.OPTIM, self.num_batches))
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label, _ = self.parse_batch_train(batch)

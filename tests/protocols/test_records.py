@@ -4,7 +4,7 @@ import pytest
 
 from protocols import report
 from protocols.aggregate import all_tables
-from protocols.records import Method, read_runs
+from protocols.records import Method, method_settings, read_runs
 
 from .conftest import write_run
 
@@ -207,6 +207,14 @@ def test_a_test_in_another_way_has_its_row_and_the_trainings_words_need_no_repea
         "GOPro (tested with PREC fp32)": [None, 61],
         "GOPro (tested with EPOCH 5)": [None, 55],
     }
+
+
+def test_epochs_that_a_limit_in_batches_gave_are_no_other_way_of_testing():
+    settings = {"OPTIM.MAX_EPOCH": 10, "OPTIM.MAX_ITER": 0, "TEST.FINAL_MODEL": "last_step"}
+    for limit, told in ((0, True), (700, False)):
+        settings["OPTIM.MAX_ITER"] = limit
+        found = method_settings(settings, settings, {"eval_only": True, "epoch": 5})
+        assert (("tested with EPOCH", "5") in found) == told
 
 
 def test_weights_of_another_training_set_do_not_enter_base_to_new(add_run, tmp_path):

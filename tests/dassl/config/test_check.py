@@ -92,6 +92,7 @@ def test_rules(rule: Rule, allowed: list[Any], refused: list[Any]) -> None:
         ("OUTPUT_DIR", "a\0b", "OUTPUT_DIR must hold"),
         ("SEED", str(10**30), "SEED must hold finite numbers of at most 64 bits"),
         ("OPTIM.ADAM_BETA1", "1", "OPTIM.ADAM_BETA1 must be at least 0 and below 1, got 1.0."),
+        ("OPTIM.ADAM_EPS", "0", "OPTIM.ADAM_EPS must be positive, got 0.0."),
         ("TEST.SPLIT", "train", "TEST.SPLIT must be one of val, test, got 'train'."),
     ],
 )

@@ -20,7 +20,7 @@ LISTS += ("(0, 0)", "(0, 0, 0)", "(1, 0)", "((1, 2),)", "(True, True)", "('{x}',
 HUGE = (str(2**31), str(2**63 - 1), str(10**30), "1" + "0" * 400, "1" + "0" * 5000)
 VALUES = (*NUMBERS, *WORDS, *LISTS, *HUGE)
 # Allowed, but not to be waited for.
-LONG = ("MAX_EPOCH", "NUM_WORKERS", "RANDAUGMENT_N", "CUTOUT_N", "CROP_PADDING")
+LONG = ("MAX_EPOCH", "MAX_ITER", "NUM_WORKERS", "RANDAUGMENT_N", "CUTOUT_N", "CROP_PADDING")
 BASE = (
     *("INPUT.TRANSFORMS", AVAI_CHOICES, "INPUT.GB_K", "3", "OPTIM.MAX_EPOCH", "1"),
     *("DATALOADER.RETURN_IMG0", "True", "TEST.PER_CLASS_RESULT", "True", "OPTIM.NEW_LAYERS", "('1',)"),
@@ -32,6 +32,10 @@ WITH = {  # what makes the engine read the key
     "OPTIM.RMSPROP_ALPHA": ("OPTIM.NAME", "rmsprop"),
     "OPTIM.ADAM_BETA1": ("OPTIM.NAME", "adam"),
     "OPTIM.ADAM_BETA2": ("OPTIM.NAME", "radam"),
+    "OPTIM.ADAM_EPS": ("OPTIM.NAME", "adamw"),
+    "OPTIM.COSINE_MIN_LR": ("OPTIM.LR_SCHEDULER", "cosine", "OPTIM.LR_STEP", "batch"),
+    "OPTIM.AVERAGE_MEAN": ("OPTIM.AVERAGE", "gaussian"),
+    "OPTIM.AVERAGE_STD": ("OPTIM.AVERAGE", "gaussian"),
     "OPTIM.NEW_LAYERS": ("OPTIM.STAGED_LR", "True"),
     "OPTIM.BASE_LR_MULT": ("OPTIM.STAGED_LR", "True"),
     "DATALOADER.TRAIN_X.N_DOMAIN": ("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler"),

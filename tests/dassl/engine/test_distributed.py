@@ -9,6 +9,7 @@ from typing import Any
 import dassl_toy as toy
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dassl.engine import build_trainer, run
@@ -57,6 +58,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRAINER.TOY.PREC", "amp", "TRAINER.TOY.TWO_MODELS", "True"),
         ("TEST.FINAL_MODEL", "best_val"),
         ("SEED", "-1"),
+        ("OPTIM.AVERAGE", "uniform", "OPTIM.LR_STEP", "batch", "OPTIM.MAX_ITER", "10"),
     ],
 )
 def test_weights_stay_equal_and_every_test_image_is_counted_once(
@@ -138,3 +140,52 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(
     assert figures["one"] and len(figures["one"]) == len(figures["two"])
     for expected, got in zip(figures["one"], figures["two"], strict=True):  # of the whole batch, not of rank 0's half
         assert got == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("two_models", ["False", "True"])
+def test_projected_gradients_are_those_of_one_process_with_the_whole_batch(
+    two_models: str, make_cfg: MakeCfg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    build = toy.ToyTrainer.build_model
+
+    def build_model(self: Any) -> None:
+        build(self)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # loss scaling without the rounding of fp16
+
+    def forward_backward(self: Any, batch: Any) -> dict[str, Any]:
+        image, label, _ = self.parse_batch_train(batch)
+        output = self.model(image)
+        loss = F.cross_entropy(output, label)
+        self.reference = self.model_gradients(output.square().mean(), retain_graph=True)
+        self.model_backward_and_update(loss)
+        return {"loss": loss.detach()}
+
+    def before_step(self: Any, name: str) -> None:
+        """What of the gradient is orthogonal to the reference's, over all models at once."""
+        if name == self.get_model_names()[-1]:
+            own = [p.grad for model in self._models.values() for p in model.parameters()]
+            dot = sum((g * r).sum() for g, r in zip(own, self.reference, strict=True))
+            square = sum(r.square().sum() for r in self.reference)
+            for gradient, reference in zip(own, self.reference, strict=True):
+                gradient -= dot / square * reference
+
+    def train(folder: str, batch_size: int) -> None:
+        opts = ("INPUT.TRANSFORMS", "('normalize',)", "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler")
+        own = ("OUTPUT_DIR", str(tmp_path / folder), "DATALOADER.TRAIN_X.BATCH_SIZE", str(batch_size))
+        cfg = make_cfg(*opts, *own, "TRAINER.TOY.TWO_MODELS", two_models)
+        with run(cfg):
+            trainer = build_trainer(cfg)
+            trainer.train()
+        torch.save(trainer.model.state_dict(), tmp_path / f"{folder}.pt")
+
+    monkeypatch.setattr(toy.ToyTrainer, "build_model", build_model)
+    monkeypatch.setattr(toy.ToyTrainer, "forward_backward", forward_backward)
+    train("plain", 4)
+    monkeypatch.setattr(toy.ToyTrainer, "before_step", before_step)
+    toy.in_two_processes(lambda: train("two", 2))
+    train("one", 4)
+    plain, one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("plain", "one", "two"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(plain[key], tensor, rtol=1e-4, atol=1e-5)

@@ -24,6 +24,7 @@ RICH = (
     *("TRAIN.CHECKPOINT_FREQ", "2", "OPTIM.NAME", "adam", "DATASET.NUM_SHOTS", "4"),
 )
 PLAIN = ("TEST.SPLIT", "val")
+BY_BATCH = ("OPTIM.LR_STEP", "batch", "OPTIM.COSINE_MIN_LR", "0.001")
 VARIANTS = {"plain": PLAIN, "rich": RICH}
 
 
@@ -132,6 +133,63 @@ def test_killed_run_ends_as_an_undisturbed_one(
     toy.run_toy(cfg)
     assert (tmp_path / "run" / "done").exists()
     assert_same(state_of(tmp_path / "run"), undisturbed[variant])
+
+
+def assert_kills_change_nothing(make_cfg: Callable[..., Any], tmp_path: Path, opts: tuple[str, ...]) -> None:
+    """A run killed in an epoch, each in turn, and one that nobody killed end alike; `opts` say what kind of run."""
+    toy.run_toy(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
+    whole = state_of(tmp_path / "whole")
+    for epoch in (1, 2, 3):
+        cfg = make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / f"killed{epoch}"))
+        assert toy.wait_for(toy.in_child(lambda epoch=epoch, cfg=cfg: (toy.in_epoch(epoch)(), toy.run_toy(cfg)))) == -9
+        assert toy.run_toy(cfg).start_epoch == epoch - 1
+        assert_same(state_of(tmp_path / f"killed{epoch}"), whole)
+
+
+@pytest.mark.parametrize("warmup", ["constant", "linear"])
+def test_schedule_over_batches_goes_on_as_if_not_killed(
+    warmup: str, make_cfg: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert_kills_change_nothing(make_cfg, tmp_path, (*BY_BATCH, "OPTIM.WARMUP_TYPE", warmup))
+
+
+@pytest.mark.parametrize("opts", [(), BY_BATCH, RICH])
+def test_run_that_ends_within_an_epoch_goes_on_as_if_not_killed(
+    opts: tuple[str, ...], make_cfg: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert_kills_change_nothing(make_cfg, tmp_path, (*opts, "OPTIM.MAX_ITER", "8", "OPTIM.MAX_EPOCH", "7"))
+    before = state_of(tmp_path / "whole")
+    toy.run_toy(make_cfg(*opts, "OPTIM.MAX_ITER", "8", "OPTIM.MAX_EPOCH", "7", "OUTPUT_DIR", str(tmp_path / "whole")))
+    assert_same(state_of(tmp_path / "whole"), before)  # finished: it goes no further
+
+
+AVERAGED = ("OPTIM.AVERAGE", "gaussian", "OPTIM.AVERAGE_MEAN", "2", "OPTIM.AVERAGE_STD", "1.5")
+AVERAGED_RICH = (*RICH[2:], "OPTIM.AVERAGE", "uniform", "OPTIM.MAX_ITER", "8", "OPTIM.LR_STEP", "batch")
+
+
+@pytest.mark.parametrize("opts", [AVERAGED, AVERAGED_RICH], ids=["gaussian", "uniform, rich"])
+def test_average_over_epochs_goes_on_as_if_not_killed_and_is_taken_once(
+    opts: tuple[str, ...], make_cfg: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert_kills_change_nothing(make_cfg, tmp_path, opts)
+    whole = state_of(tmp_path / "whole")
+    moments = ("half of a checkpoint written", "last checkpoint written but not named", "before the final test")
+    for i, moment in enumerate(moments):
+        cfg = make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / f"at{i}"))
+        assert toy.wait_for(toy.in_child(lambda cfg=cfg, arm=MOMENTS[moment]: (arm(), toy.run_toy(cfg)))) == -9
+        toy.run_toy(cfg)
+        assert_same(state_of(tmp_path / f"at{i}"), whole)
+    toy.run_toy(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
+    assert_same(state_of(tmp_path / "whole"), whole)  # finished: it is not averaged again
+
+
+def test_checkpoint_without_the_average_is_not_continued(make_cfg: Callable[..., Any], tmp_path: Path) -> None:
+    cfg = make_cfg(*AVERAGED)
+    assert toy.wait_for(toy.in_child(lambda: (toy.in_epoch(3)(), toy.run_toy(cfg)))) == -9
+    path = tmp_path / "run" / "model" / "model.pth.tar-2"
+    torch.save({**load_checkpoint(str(path)), "average": None}, path)
+    with pytest.raises(ValueError, match="model.pth.tar-2 holds no running average of the weights"):
+        toy.run_toy(cfg)
 
 
 def test_run_killed_twice_and_with_rubbish_left_ends_as_an_undisturbed_one(
@@ -256,6 +314,7 @@ def test_log_keeps_what_was_printed_before_a_kill(make_cfg: Callable[..., Any], 
     [
         ("OPTIM.LR", "0.2", ("0.1", "0.2")),
         ("OPTIM.MAX_EPOCH", "4", ("3", "4")),
+        ("OPTIM.AVERAGE", "uniform", ("''", "'uniform'")),
         ("SEED", "2", ("1", "2")),
         ("DATASET.NUM_SHOTS", "3", ("-1", "3")),
         (

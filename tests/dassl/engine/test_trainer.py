@@ -1,6 +1,7 @@
 """The loop, its hooks, precision and the choice of the model."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,90 @@ def test_rate_is_constant_within_an_epoch_and_logged_as_it_was_used(make_cfg: Ma
 def test_every_registered_schedule_is_stepped(make_cfg: MakeCfg) -> None:
     trainer = toy.run_toy(make_cfg("TRAINER.TOY.TWO_MODELS", "True"))
     assert [sched.get_last_lr() for sched in trainer._scheds.values()] == [pytest.approx([0.025])] * 2
+
+
+@pytest.mark.parametrize("steps_itself", ["False", "True"])
+def test_schedule_may_be_stepped_once_a_batch_whoever_does_the_last(
+    steps_itself: str, make_cfg: MakeCfg, tmp_path: Path
+) -> None:
+    toy.run_toy(make_cfg("TRAINER.TOY.STEPS_ITSELF", steps_itself, "OPTIM.LR_STEP", "batch"))
+    used = [record["lr"] for record in toy.read_metrics(tmp_path / "run") if record["split"] == "train"]
+    # One epoch of warm-up, then cosine over 3 epochs of 3 batches.
+    assert used == pytest.approx([0.01] * 3 + [0.05 * (1 + math.cos(math.pi * k / 9)) for k in range(6)])
+
+
+# Length -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("limit", "sizes"), [(7, [3, 3, 1]), (6, [3, 3]), (2, [2]), (10, [3, 3, 3, 1])])
+def test_training_ends_after_so_many_batches(
+    limit: int,
+    sizes: list[int],
+    workers: str,
+    make_cfg: MakeCfg,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opts = ("OPTIM.MAX_ITER", str(limit), "OPTIM.LR_STEP", "batch", "TEST.FINAL_MODEL", "best_val")
+    trainer = toy.run_toy(make_cfg(*opts, "DATALOADER.NUM_WORKERS", workers))
+    records = toy.read_metrics(tmp_path / "run")
+    train = [record for record in records if record["split"] == "train"]
+    assert [record["step"] for record in train] == list(range(limit))
+    assert [sum(record["epoch"] == e + 1 for record in train) for e in range(len(sizes))] == sizes
+    assert trainer.max_epoch == len(sizes)
+    ends = [sum(sizes[: e + 1]) - 1 for e in range(len(sizes))]
+    assert [record["step"] for record in records if record["split"] == "val"] == ends
+    assert [record["step"] for record in records if record["split"] == "test"] == [limit]
+    said = f"OPTIM.MAX_ITER {limit}: {len(sizes)} epochs of 3 batches, the last of {sizes[-1]}; OPTIM.MAX_EPOCH 3 has"
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert f"epoch [{len(sizes)}/{len(sizes)}] batch [{sizes[-1]}/{sizes[-1]}]" in printed
+
+
+def test_limit_means_nothing_to_a_test(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    opts = ("OPTIM.MAX_ITER", "4")
+    toy.run_toy(make_cfg(*opts))
+    tested = toy.test_toy(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "eval")), tmp_path / "run")
+    assert tested.epoch == 2
+
+
+# Averaged weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "uniform"])
+def test_final_weights_are_the_mean_over_the_epochs_in_test_and_checkpoint(
+    kind: str, make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen, tested = [], []
+    run_epoch, test = toy.ToyTrainer.run_epoch, toy.ToyTrainer.test
+
+    def keep_weights(self: Any) -> None:
+        run_epoch(self)
+        seen.append({key: value.clone() for key, value in self.model.state_dict().items()})
+
+    def keep_tested(self: Any) -> float:
+        tested.append({key: value.clone() for key, value in self.model.state_dict().items()})
+        return test(self)
+
+    monkeypatch.setattr(toy.ToyTrainer, "run_epoch", keep_weights)
+    monkeypatch.setattr(toy.ToyTrainer, "test", keep_tested)
+    opts = ("OPTIM.AVERAGE", kind, "OPTIM.AVERAGE_MEAN", "2.0", "OPTIM.AVERAGE_STD", "0.5")
+    toy.run_toy(make_cfg(*opts, "TRAIN.CHECKPOINT_FREQ", "1"))
+    raw = [1.0, 1.0, 1.0] if kind == "uniform" else [math.exp(-2), 1.0, math.exp(-2)]
+    files = [load_checkpoint(f"{tmp_path}/run/model/model.pth.tar-{epoch}")["state_dict"] for epoch in (1, 2, 3)]
+    for key in seen[0]:
+        mean = sum(w * state[key] for w, state in zip(raw, seen, strict=True)) / sum(raw)
+        torch.testing.assert_close(files[2][key], mean)
+        assert torch.equal(files[2][key], tested[0][key]) and not torch.equal(files[2][key], seen[2][key])
+        assert torch.equal(files[0][key], seen[0][key]) and torch.equal(files[1][key], seen[1][key])
+    assert f"The final weights are the {kind} mean over 3 epochs" in capsys.readouterr().out
+
+
+def test_averaged_weights_and_the_best_on_validation_data_do_not_go_together(make_cfg: MakeCfg) -> None:
+    message = "OPTIM.AVERAGE uniform needs TEST.FINAL_MODEL last_step, got best_val: the averaged weights exist only"
+    with pytest.raises(ValueError, match=message):
+        build_trainer(make_cfg("OPTIM.AVERAGE", "uniform", "TEST.FINAL_MODEL", "best_val", "DATASET.NAME", "NoSuchSet"))
 
 
 # Hooks --------------------------------------------------------------------------------------------------------------
@@ -191,6 +276,55 @@ def test_parse_batch_train_gives_images_labels_and_domains(make_cfg: MakeCfg) ->
     assert images.shape == (4, 3, 8, 8)
     assert labels.tolist() == batch["label"].tolist()
     assert domains.tolist() == batch["domain"].tolist()
+
+
+# Gradients ----------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_of_a_loss_are_scaled_in_order_and_leave_grad_alone() -> None:
+    trainer, used, unused = TrainerBase(), nn.Linear(2, 1), nn.Linear(2, 1)
+    nn.init.zeros_(used.weight.requires_grad_(False))
+    nn.init.constant_(used.bias, 0.5)
+    trainer.register_model("unused", unused)
+    trainer.register_model("used", used)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    loss = used(torch.ones(3, 2)).square().sum()
+    for retain_graph in (True, False):
+        assert trainer.model_gradients(loss, retain_graph) == [None, None, torch.tensor([24.0])]
+    with pytest.raises(RuntimeError, match="second time"):
+        trainer.model_gradients(loss)
+    assert all(p.grad is None for model in (used, unused) for p in model.parameters())
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        trainer.model_gradients(used(torch.ones(3, 2)).sum() / 0)
+
+
+def test_gradients_may_be_written_into() -> None:
+    trainer, pair = TrainerBase(), nn.ParameterList([torch.zeros(2), torch.zeros(2)])
+    trainer.register_model("pair", pair)
+    first, second = trainer.model_gradients((pair[0] + pair[1]).sum())  # one broadcast view to autograd
+    assert first is not None and second is not None
+    first += torch.tensor([1.0, 2.0])
+    assert (first.tolist(), second.tolist()) == ([2.0, 3.0], [1.0, 1.0])
+
+
+def test_hook_before_the_step_sees_every_models_gradients_and_no_step(
+    make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer(make_cfg("TRAINER.TOY.TWO_MODELS", "True", "TRAINER.TOY.PREC", "amp"))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    seen = []
+
+    def before_step(name: str) -> None:
+        seen.append(name)
+        for p, old in zip(trainer.model.parameters(), before, strict=True):
+            assert torch.equal(p, old)
+            p.grad.zero_()
+
+    monkeypatch.setattr(trainer, "before_step", before_step)
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert seen == ["body", "head"]
+    scale = trainer.scaler.get_scale()
+    assert scale == 65536 and not any(p.grad.any() for p in trainer.model.parameters())
 
 
 # Precision and bad losses -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ cosine, which multiplies the last rate by (1 + cos(pi k / 6)) / (1 + cos(pi (k -
 """
 
 import io
+import math
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from dassl.config import get_cfg_default, merge_opts
-from dassl.optim import build_lr_scheduler
+from dassl.optim import build_lr_scheduler, training_length
 
 CONSTANT = [0.003, 0.003]  # WARMUP_CONS_LR
 LINEAR = [0.0007, 0.1 * 1 / 2]  # WARMUP_MIN_LR, then epoch / warm-up epochs of the base rate
@@ -57,13 +58,15 @@ CASES = [
 ]
 
 
-def make(opts: tuple[str, ...], groups: int = 1) -> tuple[torch.optim.Optimizer, Any]:
+def make(
+    opts: tuple[str, ...], groups: int = 1, steps_per_epoch: int | None = None
+) -> tuple[torch.optim.Optimizer, Any]:
     cfg = get_cfg_default()
     base = ("OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "6", "OPTIM.WARMUP_CONS_LR", "0.003", "OPTIM.WARMUP_MIN_LR", "0.0007")
     merge_opts(cfg, [*base, *opts])
     parameters = [{"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1 / 10**i} for i in range(groups)]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
-    return optimizer, build_lr_scheduler(optimizer, cfg.OPTIM)
+    return optimizer, build_lr_scheduler(optimizer, cfg.OPTIM, steps_per_epoch)
 
 
 def rates(optimizer: torch.optim.Optimizer, scheduler: Any, epochs: int) -> list[float]:
@@ -117,10 +120,64 @@ def test_warm_up_of_one_epoch_is_the_published_recipe() -> None:
     assert rates(*make(opts), 3) == pytest.approx([1e-5, 0.1, 0.0933012702])
 
 
+# Stepped after every batch ------------------------------------------------------------------------------------------
+
+BATCH = ("OPTIM.LR_STEP", "batch")
+
+
+@pytest.mark.parametrize(("opts", "expected"), CASES)
+def test_one_batch_an_epoch_gives_the_rates_of_the_epochs(opts: tuple[str, ...], expected: list[float]) -> None:
+    assert rates(*make((*opts, *BATCH), steps_per_epoch=1), 6) == pytest.approx(expected, rel=1e-6)
+    assert rates(*make((*opts, "OPTIM.LR_STEP", "epoch"), steps_per_epoch=5), 6) == rates(*make(opts), 6)
+
+
+@pytest.mark.parametrize("opts", [STEP, LAST_STEP, NO_STEP, MULTI])
+def test_rates_that_change_in_steps_change_at_the_same_epochs(opts: tuple[str, ...]) -> None:
+    of_epochs, of_batches = rates(*make(opts), 6), rates(*make((*opts, *BATCH), steps_per_epoch=4), 24)
+    assert of_batches == pytest.approx([rate for rate in of_epochs for _ in range(4)])
+
+
+def test_cosine_over_batches_falls_in_every_batch_after_a_warm_up_of_whole_epochs() -> None:
+    warmup = ("OPTIM.WARMUP_EPOCH", "1", "OPTIM.WARMUP_TYPE", "linear")
+    expected = [0.0007, *(0.1 * k / 4 for k in range(1, 4))]
+    expected += [0.05 * (1 + math.cos(math.pi * k / 24)) for k in range(20)]
+    found = rates(*make((*COSINE, *warmup, *BATCH), steps_per_epoch=4), 24)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [(), BATCH])
+def test_cosine_ends_at_its_lowest_rate(step: tuple[str, ...]) -> None:
+    optimizer, scheduler = make((*COSINE, *step, "OPTIM.COSINE_MIN_LR", "0.02"), steps_per_epoch=3)
+    count = 18 if step else 6
+    assert rates(optimizer, scheduler, count)[count // 2] == pytest.approx(0.06)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("limit", "length"), [(18, (6, 18)), (7, (3, 7)), (1, (1, 1)), (40, (14, 40)), (0, (9, 27))])
+def test_limit_in_batches_sets_the_length_of_training_and_schedule(limit: int, length: tuple[int, int]) -> None:
+    opts = (*COSINE, "OPTIM.MAX_EPOCH", "9", "OPTIM.MAX_ITER", str(limit))
+    cfg = get_cfg_default()
+    merge_opts(cfg, opts)
+    assert training_length(cfg.OPTIM, 3) == length
+    for by, count in zip(("epoch", "batch"), length, strict=True):
+        _, scheduler = make((*opts, "OPTIM.LR_STEP", by), steps_per_epoch=3)
+        assert scheduler.T_max == count
+    assert training_length(cfg.OPTIM, 0) == (9, 0)  # no training images
+
+
+def test_schedule_over_batches_needs_their_number() -> None:
+    with pytest.raises(ValueError, match="OPTIM.MAX_ITER 7 needs the number of batches an epoch"):
+        make(("OPTIM.MAX_ITER", "7"))
+    with pytest.raises(ValueError, match="OPTIM.LR_STEP batch needs the number of batches an epoch: .*steps_per_epoch"):
+        make(BATCH)
+    make((*COSINE, *BATCH), steps_per_epoch=0)  # a data set that is only tested on
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
         (("OPTIM.LR_SCHEDULER", "cosin"), "OPTIM.LR_SCHEDULER must be one of .*'cosine'.* got 'cosin'"),
+        (("OPTIM.LR_STEP", "batches"), r"OPTIM.LR_STEP must be one of \('epoch', 'batch'\), got 'batches'"),
         (("OPTIM.MAX_EPOCH", "0"), "OPTIM.MAX_EPOCH must be at least 1, got 0"),
         (("OPTIM.STEPSIZE", "(0.5,)"), "OPTIM.STEPSIZE must hold an integer for single_step, got 0.5"),
         (

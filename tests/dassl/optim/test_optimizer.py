@@ -25,10 +25,10 @@ def model() -> nn.Sequential:
     ("name", "kind", "settings"),
     [
         ("sgd", torch.optim.SGD, {"momentum": 0.8, "dampening": 0.0, "nesterov": True}),
-        ("adam", torch.optim.Adam, {"betas": (0.8, 0.99), "amsgrad": False}),
-        ("amsgrad", torch.optim.Adam, {"betas": (0.8, 0.99), "amsgrad": True}),
-        ("adamw", torch.optim.AdamW, {"betas": (0.8, 0.99)}),
-        ("radam", torch.optim.RAdam, {"betas": (0.8, 0.99)}),
+        ("adam", torch.optim.Adam, {"betas": (0.8, 0.99), "amsgrad": False, "eps": 1e-3}),
+        ("amsgrad", torch.optim.Adam, {"betas": (0.8, 0.99), "amsgrad": True, "eps": 1e-3}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.8, 0.99), "eps": 1e-3}),
+        ("radam", torch.optim.RAdam, {"betas": (0.8, 0.99), "eps": 1e-3}),
         ("rmsprop", torch.optim.RMSprop, {"momentum": 0.8, "alpha": 0.95}),
     ],
 )
@@ -42,6 +42,7 @@ def test_name_chooses_the_optimiser_and_the_config_its_settings(
         "SGD_NESTEROV": "True",
         "ADAM_BETA1": "0.8",
         "ADAM_BETA2": "0.99",
+        "ADAM_EPS": "1e-3",
         "RMSPROP_ALPHA": "0.95",
     }
     optimizer = build_optimizer(model(), optim_cfg(*[w for k, v in opts.items() for w in (f"OPTIM.{k}", v)]))
