@@ -141,6 +141,11 @@ def test_kgcoop_and_its_distance(tiny, images, label):
     logits, loss = straight.kgcoop(tiny, {"ctx": ctx(tiny)}, NAMES, images, label)
     assert torch.allclose(logits, zero_shot(tiny, images), **CLOSE)
     assert torch.allclose(loss, F.cross_entropy(logits, label), **CLOSE)
+    teacher = "a centered satellite photo of {}."
+    loss = straight.kgcoop(tiny, {"ctx": ctx(tiny)}, NAMES, images, label, teacher)[1]
+    distance = straight.distance(*(straight.zero_shot_text(tiny, NAMES, t) for t in (straight.A_PHOTO, teacher)))
+    assert distance > 0.01
+    assert torch.allclose(loss, F.cross_entropy(logits, label) + 8 * distance, **CLOSE)
     texts = [
         F.normalize(tiny.encode_text(tiny.tokenize([t + n for n in ("star.", "cat.")])), dim=1) for t in ("", "a ")
     ]
@@ -215,7 +220,7 @@ def test_proda_s_bound_entry_by_entry(tiny, images, label):
 
 
 def test_tcp_puts_its_prompts_before_one_block(tiny, images, label):
-    params = {**learnable("tcp", std=0.1), "ctx": ctx(tiny)}
+    params = {**learnable("tcp", std=1.0), "ctx": ctx(tiny)}
     tokens = tiny.tokenize([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
     texts = F.normalize(tiny.encode_text(tokens), dim=1)
     hidden = texts @ params["meta_net.linear1.weight"].T + params["meta_net.linear1.bias"]
