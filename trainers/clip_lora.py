@@ -1,6 +1,6 @@
 """CLIP-LoRA: Low-Rank Few-Shot Adaptation of Vision-Language Models (Zanella, Ben Ayed, CVPRW 2024), arXiv 2405.18541.
 
-In every block, W x becomes W x + ALPHA / sqrt(R) B A dropout(x) for the queries, keys and values (PARAMS) of both towers,
+In every block, W x becomes W x + ALPHA / sqrt(R) B A dropout(x) for queries, keys and values (PARAMS) of both towers,
 with A [R, D] and B [D, R]; only these are learned and saved. Trained with cross-entropy against one sentence for all
 data sets, the logits' scale fixed. The paper writes ALPHA / R, the released code ALPHA / sqrt(R).
 

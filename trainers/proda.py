@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from yacs.config import CfgNode
 
 from clip import FrozenCLIP

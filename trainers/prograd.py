@@ -53,8 +53,9 @@ def soft_cross_entropy(logits: torch.Tensor, teacher: torch.Tensor, temperature:
     Returns:
         A scalar.
     """
-    loss: torch.Tensor = F.cross_entropy(logits.float() / temperature, (teacher.float() / temperature).softmax(-1))
-    return loss * (temperature * temperature)
+    target = (teacher.float() / temperature).softmax(-1)
+    loss: torch.Tensor = F.cross_entropy(logits.float() / temperature, target) * temperature**2
+    return loss
 
 
 def project_gradient(domain: torch.Tensor, general: torch.Tensor, share: float = 1.0) -> torch.Tensor:
