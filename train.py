@@ -1,7 +1,8 @@
 """Train or test one method on one data set: CoOp's command line on yacs configs.
 
 Configs are composed in CoOp's order: defaults, --dataset-config-file, --config-file, flags, KEY VALUE pairs. A file may
-name another one that it only changes, `_BASE_: other.yaml`.
+name another one that it only changes, `_BASE_: other.yaml`, and hold values for some data sets or numbers of shots,
+`_WHEN_: [{DATASET.NUM_SHOTS: [2, 4], SET: {OPTIM: {MAX_EPOCH: 100}}}]`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import argparse
 import sys
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dassl.names import is_config_key
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are parsed, so that --help answers at once
     from yacs.config import CfgNode
+
+    from dassl.config import Recipe
 
 EXAMPLE = """example:
   python train.py --root data --seed 1 --trainer GOPro --dataset-config-file configs/datasets/shapes.yaml \\
@@ -86,27 +89,27 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def build_config(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run; see `compose`."""
+    return compose(args)[0]
+
+
+def compose(args: argparse.Namespace) -> tuple[CfgNode, list[Recipe]]:
     """Compose the config of a run.
 
     Args:
         args: Parsed command line.
 
     Returns:
-        The frozen config.
+        The frozen config, and the recipes (_WHEN_) of its files, applied or not.
 
     Raises:
         ValueError: Unknown key (close matches named), wrong type or a value that is not allowed.
         FileNotFoundError: A config file does not exist.
     """
     import trainers
-    from dassl.config import check_values, get_cfg_default, merge_file, merge_opts
+    from dassl.config import check_values, flatten, get_cfg_default, merge_file, merge_opts
     from dassl.config.rules import RULES
 
-    cfg = get_cfg_default()
-    trainers.add_config(cfg)
-    for path in (args.dataset_config_file, args.config_file):
-        if path:
-            merge_file(cfg, path)
     flags = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -121,11 +124,22 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     given = {key: value for key, value in flags.items() if value}
     if args.seed is not None:  # 0 is a seed
         given["SEED"] = args.seed
-    merge_opts(cfg, [item for pair in given.items() for item in pair])
-    merge_opts(cfg, args.opts)
+
+    def merge(facts: dict[str, Any] | None = None) -> tuple[CfgNode, list[Recipe]]:
+        cfg, recipes = get_cfg_default(), []
+        trainers.add_config(cfg)
+        for path in (args.dataset_config_file, args.config_file):
+            recipes += merge_file(cfg, path, facts) if path else []
+        merge_opts(cfg, [item for pair in given.items() for item in pair])
+        merge_opts(cfg, args.opts)
+        return cfg, recipes
+
+    cfg, recipes = merge()
+    if recipes:  # their conditions are about the final config, and no recipe changes what they ask for
+        cfg, recipes = merge(facts=flatten(cfg))
     check_values(cfg, {**RULES, **trainers.RULES})
     cfg.freeze()
-    return cfg
+    return cfg, recipes
 
 
 def main(argv: list[str] | None = None) -> dict[str, float] | None:
@@ -143,8 +157,11 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
     import datasets  # noqa: F401  registers the data sets
     from dassl.engine import build_trainer, run
 
-    cfg = build_config(args)
+    cfg, recipes = compose(args)
     with run(cfg, argv, config_name=Path(args.config_file).stem) as this_run:
+        for recipe in recipes:
+            if recipe.applied:
+                print(recipe.told(cfg))
         trainer = build_trainer(cfg)
         if args.no_train:
             return None

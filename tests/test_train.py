@@ -146,3 +146,63 @@ def test_a_missing_config_file_and_a_key_without_value():
         config("--config-file", "nowhere.yaml")
     with pytest.raises(ValueError, match="KEY VALUE pairs, got 1 words: OPTIM.LR"):
         config("OPTIM.LR")
+
+
+@pytest.fixture
+def recipe_files(tmp_path):
+    """A data set's file and a method's, both with recipes; returns the flags that name them."""
+    (tmp_path / "base.yaml").write_text(
+        "OPTIM: {MAX_EPOCH: 200, LR: 0.5}\n"
+        "_WHEN_:\n"
+        "  - {DATASET.NUM_SHOTS: 1, SET: {OPTIM: {MAX_EPOCH: 50}}}\n"
+        "  - {DATASET.NAME: Shapes, DATASET.NUM_SHOTS: [2, 4], SET: {OPTIM: {MAX_EPOCH: 100, LR: 0.25}}}\n"
+    )
+    (tmp_path / "method.yaml").write_text("_BASE_: base.yaml\nOPTIM: {LR: 0.125}\n")
+    (tmp_path / "data.yaml").write_text(
+        "DATASET: {NAME: Shapes}\n_WHEN_: [{DATASET.NUM_SHOTS: 4, SET: {INPUT: {SIZE: [32, 32]}, SEED: 7}}]\n"
+    )
+    return ["--dataset-config-file", f"{tmp_path}/data.yaml", "--config-file", f"{tmp_path}/method.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], (200, 0.125, (224, 224), -1)),
+        (["DATASET.NUM_SHOTS", "1"], (50, 0.125, (224, 224), -1)),
+        (["DATASET.NUM_SHOTS", "2"], (100, 0.125, (224, 224), -1)),  # the method's own LR changes its base's
+        (["DATASET.NUM_SHOTS", "4"], (100, 0.125, (32, 32), 7)),
+        (["DATASET.NUM_SHOTS", "4", "DATASET.NAME", "Digits"], (200, 0.125, (32, 32), 7)),
+        (["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3", "--seed", "5"], (3, 0.125, (32, 32), 5)),
+    ],
+)
+def test_recipes_follow_the_final_config_and_flags_and_pairs_win(argv, expected, recipe_files):
+    cfg = config(*recipe_files, *argv)
+    found = (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.INPUT.SIZE, cfg.SEED)
+    assert found == expected
+    assert cfg.is_frozen()
+
+
+def test_a_data_sets_recipe_may_depend_on_what_the_methods_file_says(recipe_files, tmp_path):
+    with open(tmp_path / "method.yaml", "a") as file:
+        file.write("DATASET: {NUM_SHOTS: 4}\n")
+    assert config(*recipe_files).SEED == 7
+    assert config(*recipe_files, "DATASET.NUM_SHOTS", "2").SEED == -1
+
+
+def test_a_value_that_a_recipe_sets_follows_the_rules(recipe_files, tmp_path):
+    (tmp_path / "data.yaml").write_text("_WHEN_: [{DATASET.NUM_SHOTS: 4, SET: {OPTIM: {LR: -1}}}]\n")
+    (tmp_path / "method.yaml").write_text("{}")
+    with pytest.raises(ValueError, match="OPTIM.LR must be positive, got -1.0"):
+        config(*recipe_files, "DATASET.NUM_SHOTS", "4")
+
+
+def test_a_run_says_which_recipes_it_follows(recipe_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dassl.engine.build_trainer", lambda cfg: None)
+    pairs = ["DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3"]
+    train.main([*recipe_files, "--no-train", "--output-dir", f"{tmp_path}/run", *pairs])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recipe:")]
+    assert said == [
+        f"recipe: INPUT.SIZE (32, 32), SEED 7 (DATASET.NUM_SHOTS 4, {tmp_path}/data.yaml)",
+        "recipe: OPTIM.MAX_EPOCH 100 (overridden by 3), OPTIM.LR 0.25 (overridden by 0.125) "
+        f"(DATASET.NAME Shapes, DATASET.NUM_SHOTS 4, {tmp_path}/base.yaml)",
+    ]

@@ -2,9 +2,10 @@
 
 from .check import check_values, refuse_unread
 from .defaults import get_cfg_default
-from .merge import composed_tree, declared_defaults, flatten, merge_file, merge_opts
+from .merge import Recipe, composed_tree, declared_defaults, flatten, merge_file, merge_opts
 
 __all__ = [
+    "Recipe",
     "check_values",
     "composed_tree",
     "declared_defaults",

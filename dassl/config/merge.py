@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from dassl.names import did_you_mean
 from .defaults import get_cfg_default
 
 BASE_KEY = "_BASE_"  # as in detectron2's files
+WHEN_KEY, SET_KEY = "_WHEN_", "SET"
+CONDITIONS = ("DATASET.NAME", "DATASET.NUM_SHOTS")  # what a recipe may depend on
 # Lists of names, in which a number, e.g. a year, is a name too.
 NAME_LISTS = ("DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS", "OPTIM.NEW_LAYERS")
 _DEFAULTS = "__defaults__"  # attribute of a config that was merged into
@@ -38,23 +41,71 @@ def declared_defaults(cfg: CfgNode) -> CfgNode:
     return found
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
+@dataclass(frozen=True)
+class Recipe:
+    """An entry of a file's _WHEN_: values for the runs of which its conditions hold.
+
+    Attributes:
+        path: The file.
+        facts: The config's values of the keys that are conditions.
+        settings: The values by dotted key.
+        applied: Whether all conditions hold.
+    """
+
+    path: str
+    facts: dict[str, Any]
+    settings: dict[str, Any]
+    applied: bool
+
+    def told(self, cfg: CfgNode) -> str:
+        """A line for the log, which says too what came later and won."""
+        now = flatten(cfg)
+        settings = [
+            f"{key} {value}" + (f" (overridden by {now[key]})" if now[key] != value else "")
+            for key, value in self.settings.items()
+        ]
+        reasons = [f"{key} {value}" for key, value in self.facts.items()]
+        return f"recipe: {', '.join(settings)} ({', '.join([*reasons, self.path])})"
+
+
+def merge_file(cfg: CfgNode, path: str, facts: Mapping[str, Any] | None = None) -> list[Recipe]:
     """Merge a YAML file, in UTF-8 or UTF-16; first the file that its key _BASE_ names, relative to its own folder.
+
+    Its key _WHEN_ is a list of recipes, which change the file's own values where their conditions hold; of those that
+    do, the later wins:
+
+        _WHEN_:
+          - {DATASET.NUM_SHOTS: [2, 4], SET: {OPTIM: {MAX_EPOCH: 100}}}
+          - {DATASET.NAME: ImageNet, SET: {OPTIM: {MAX_EPOCH: 50}}}
 
     Args:
         cfg: The config to change.
         path: The file.
+        facts: Values by dotted key of what conditions may name; default: those of `cfg` after the file's own values.
+
+    Returns:
+        All recipes of the file and those it is based on, applied or not.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not YAML, not a mapping, files that are each other's _BASE_, an unknown key, or a wrong type.
+        ValueError: Not YAML, not a mapping, files that are each other's _BASE_, an unknown key, a wrong type, or a
+            recipe that is none, whether its conditions hold or not.
     """
+    recipes: list[Recipe] = []
     for origin, tree in _layers(path):
+        when = tree.pop(WHEN_KEY, [])
+        if not isinstance(when, list):
+            raise ValueError(
+                f"{WHEN_KEY} in {origin} must be a list of entries, each conditions and {SET_KEY}, got {when!r}"
+            )
         _merge_tree(cfg, tree, "", origin)
+        known = facts or flatten(cfg)
+        recipes += [_merge_recipe(cfg, entry, origin, number, known) for number, entry in enumerate(when, 1)]
+    return recipes
 
 
 def composed_tree(path: str) -> dict[str, Any]:
-    """What a YAML file sets together with the files that it starts from (_BASE_), as a plain tree; values as written.
+    """What a YAML file sets with the files that it starts from (_BASE_), as a plain tree: no recipes, values as written.
 
     Args:
         path: The file.
@@ -65,7 +116,7 @@ def composed_tree(path: str) -> dict[str, Any]:
     """
     composed: dict[str, Any] = {}
     for _, tree in _layers(path):
-        _overlay(composed, tree)
+        _overlay(composed, {key: value for key, value in tree.items() if key != WHEN_KEY})
     return composed
 
 
@@ -92,6 +143,44 @@ def _overlay(tree: dict[str, Any], other: dict[str, Any]) -> None:
             _overlay(tree[key], value)
         else:
             tree[key] = value
+
+
+def _merge_recipe(cfg: CfgNode, entry: Any, path: str, number: int, facts: Mapping[str, Any]) -> Recipe:
+    """Check an entry of _WHEN_, and merge its SET if its conditions hold."""
+    origin = f"entry {number} of {WHEN_KEY} in {path}"
+    if not isinstance(entry, dict) or SET_KEY not in entry:
+        raise ValueError(f"{origin} must hold conditions and {SET_KEY}, got {entry!r}")
+    conditions = {str(key): value for key, value in entry.items() if key != SET_KEY}
+    if odd := [key for key in conditions if key not in CONDITIONS]:
+        raise ValueError(
+            f"{odd[0]} in {origin} is no condition; allowed: {', '.join(CONDITIONS)}, and beside them {SET_KEY}."
+            f"{did_you_mean(odd[0], CONDITIONS)}"
+        )
+    if not conditions:
+        raise ValueError(f"{origin} has no condition ({', '.join(CONDITIONS)}); what always holds needs no {WHEN_KEY}")
+    tree = entry[SET_KEY]
+    if not isinstance(tree, dict):
+        raise ValueError(f"{SET_KEY} in {origin} must hold KEY: VALUE pairs, got {tree!r}")
+    tried = cfg.clone()
+    _merge_tree(tried, tree, "", origin)  # a mistake shows in runs of which the conditions do not hold, too
+    settings = {key: flatten(tried)[key] for key in flatten(tree)}
+    if not settings:
+        raise ValueError(f"{SET_KEY} in {origin} sets nothing")
+    if facts_set := [key for key in settings if key in CONDITIONS]:
+        raise ValueError(f"{SET_KEY} in {origin} must not set {facts_set[0]}, which conditions ask for")
+    allowed = {key: _values(cfg, key, value, origin) for key, value in conditions.items()}
+    holds = all(facts[key] in values for key, values in allowed.items())
+    if holds:
+        _merge_tree(cfg, tree, "", origin)
+    return Recipe(path, {key: facts[key] for key in conditions}, settings, holds)
+
+
+def _values(cfg: CfgNode, key: str, value: Any, origin: str) -> list[Any]:
+    """The values of a key that meet a condition."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError(f"{key} in {origin} must be a value or a list of some, got []")
+    return [_coerce(key, one, flatten(cfg)[key], origin) for one in values]
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -112,6 +112,63 @@ def test_base_is_merged_first_relative_to_the_file_that_names_it(cfg: CfgNode, t
     assert composed_tree(f"{tmp_path}/deep/top.yaml") == {"OPTIM": {"LR": 0.5, "MAX_EPOCH": 8}, "SEED": 4}
 
 
+WHEN = """
+OPTIM: {MAX_EPOCH: 200}
+_WHEN_:
+  - {DATASET.NUM_SHOTS: 1, SET: {OPTIM: {MAX_EPOCH: 50}}}
+  - DATASET.NUM_SHOTS: [2, 4]
+    SET: {OPTIM: {MAX_EPOCH: 100, WARMUP_EPOCH: 2}}
+  - {DATASET.NAME: ImageNet, SET: {OPTIM.MAX_EPOCH: 51}}
+  - {DATASET.NAME: [DTD, Food101], DATASET.NUM_SHOTS: 4, SET: {INPUT: {SIZE: [32, 32]}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shots", "expected", "applied"),
+    [
+        ("DTD", 16, {"OPTIM.MAX_EPOCH": 200}, []),
+        ("DTD", 1, {"OPTIM.MAX_EPOCH": 50}, [0]),
+        ("DTD", 2, {"OPTIM.MAX_EPOCH": 100, "OPTIM.WARMUP_EPOCH": 2}, [1]),
+        ("DTD", 4, {"OPTIM.MAX_EPOCH": 100, "OPTIM.WARMUP_EPOCH": 2, "INPUT.SIZE": (32, 32)}, [1, 3]),
+        ("ImageNet", 4, {"OPTIM.MAX_EPOCH": 51, "OPTIM.WARMUP_EPOCH": 2}, [1, 2]),
+        ("ImageNet", 16, {"OPTIM.MAX_EPOCH": 51}, [2]),
+    ],
+)
+def test_recipes_whose_conditions_all_hold_are_applied_and_the_later_wins(
+    name: str, shots: int, expected: dict[str, Any], applied: list[int], cfg: CfgNode, write_yaml: WriteYaml
+) -> None:
+    before = flatten(cfg)
+    recipes = merge_file(cfg, write_yaml(WHEN), {"DATASET.NAME": name, "DATASET.NUM_SHOTS": shots})
+    assert {key: value for key, value in flatten(cfg).items() if value != before[key]} == expected
+    assert [i for i, recipe in enumerate(recipes) if recipe.applied] == applied
+    assert len(recipes) == 4
+
+
+def test_recipes_are_about_the_config_itself_where_no_facts_are_given(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    merge_file(cfg, write_yaml(WHEN + "DATASET: {NUM_SHOTS: 1}\n"))
+    assert cfg.OPTIM.MAX_EPOCH == 50
+
+
+def test_line_of_a_recipe_says_values_conditions_file_and_what_won(cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml(WHEN)
+    facts = {"DATASET.NAME": "ImageNet", "DATASET.NUM_SHOTS": 4}
+    lines = [recipe.told(cfg) for recipe in merge_file(cfg, path, facts) if recipe.applied]
+    assert lines == [
+        f"recipe: OPTIM.MAX_EPOCH 100 (overridden by 51), OPTIM.WARMUP_EPOCH 2 (DATASET.NUM_SHOTS 4, {path})",
+        f"recipe: OPTIM.MAX_EPOCH 51 (DATASET.NAME ImageNet, {path})",
+    ]
+
+
+def test_recipes_of_a_base_change_its_values_only(cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(WHEN + "SEED: 3\n")
+    own = "_BASE_: base.yaml\nOPTIM: {WARMUP_EPOCH: 7}\n_WHEN_: [{DATASET.NUM_SHOTS: 4, SET: {SEED: 5}}]\n"
+    (tmp_path / "own.yaml").write_text(own)
+    recipes = merge_file(cfg, f"{tmp_path}/own.yaml", {"DATASET.NAME": "DTD", "DATASET.NUM_SHOTS": 4})
+    assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WARMUP_EPOCH, cfg.SEED) == (100, 7, 5)
+    names = [Path(recipe.path).name for recipe in recipes if recipe.applied]
+    assert names == ["base.yaml", "base.yaml", "own.yaml"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark", "utf-16-be with mark"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_files_of_other_systems_read_alike(encoding: str, newline: str, cfg: CfgNode, tmp_path: Path) -> None:
@@ -281,6 +338,47 @@ def test_bases_that_are_missing_circular_or_no_path_are_named(cfg: CfgNode, tmp_
         merge(a="b.yaml", b="../" + tmp_path.name + "/a.yaml")
     with pytest.raises(ValueError, match=r"_BASE_ in .*a.yaml must be the path of a file, got \['b.yaml'\]"):
         merge(a="[b.yaml]")
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("", "_WHEN_ in {path} must be a list of entries, each conditions and SET, got None"),
+        ("{DATASET.NUM_SHOTS: 1, SET: {SEED: 1}}", "_WHEN_ in {path} must be a list of entries"),
+        ("[5]", "entry 1 of _WHEN_ in {path} must hold conditions and SET, got 5"),
+        ("[{DATASET.NUM_SHOTS: 1}]", "{first} must hold conditions and SET, got {{'DATASET.NUM_SHOTS': 1}}"),
+        ("[{SET: {SEED: 1}}]", "{first} has no condition (DATASET.NAME, DATASET.NUM_SHOTS)"),
+        ("[{SEED: 1, SET: {SEED: 1}}]", "SEED in {first} is no condition; allowed: DATASET.NAME, DATASET.NUM_SHOTS"),
+        ("[{DATASET: {NUM_SHOTS: 1}, SET: {SEED: 1}}]", "DATASET in {first} is no condition"),
+        ("[{5: 1, SET: {SEED: 1}}]", "5 in {first} is no condition"),
+        ("[{DATASET.NUM_SHOT: 1, SET: {SEED: 1}}]", "Did you mean DATASET.NUM_SHOTS"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: 5}]", "SET in {first} must hold KEY: VALUE pairs, got 5"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: }]", "SET in {first} must hold KEY: VALUE pairs, got None"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {}}]", "SET in {first} sets nothing"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {OPTIM: {}}}]", "SET in {first} sets nothing"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {OPTIM: {LRR: 1}}}]", "unknown config key OPTIM.LRR in {first}. Did you mean"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {5: 1}}]", "unknown config key 5 in {first}"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {_BASE_: a.yaml}}]", "unknown config key _BASE_ in {first}"),
+        ("[{DATASET.NUM_SHOTS: 1, SET: {SEED: many}}]", "SEED in {first} must be of type int"),
+        ("[{DATASET.NUM_SHOTS: many, SET: {SEED: 1}}]", "DATASET.NUM_SHOTS in {first} must be of type int"),
+        ("[{DATASET.NUM_SHOTS: [1, 2.5], SET: {SEED: 1}}]", "DATASET.NUM_SHOTS in {first} must be of type int"),
+        ("[{DATASET.NUM_SHOTS: , SET: {SEED: 1}}]", "DATASET.NUM_SHOTS in {first} must be of type int"),
+        ("[{DATASET.NAME: 5, SET: {SEED: 1}}]", "DATASET.NAME in {first} must be of type str"),
+        ("[{DATASET.NAME: [], SET: {SEED: 1}}]", "DATASET.NAME in {first} must be a value or a list of some, got []"),
+        ("[{DATASET.NAME: a, SET: {DATASET: {NUM_SHOTS: 1}}}]", "SET in {first} must not set DATASET.NUM_SHOTS"),
+        ("[{DATASET.NAME: a, SET: {DATASET.NAME: b}}]", "SET in {first} must not set DATASET.NAME"),
+        (
+            "[{DATASET.NAME: a, SET: {SEED: 1}}, {DATASET.NAME: b, SET: {SED: 1}}]",
+            "unknown config key SED in entry 2 of _WHEN_ in {path}",
+        ),
+    ],
+)
+def test_mistakes_in_recipes_name_file_and_entry(when: str, message: str, cfg: CfgNode, write_yaml: WriteYaml) -> None:
+    path = write_yaml(f"_WHEN_: {when}\n")
+    with pytest.raises(ValueError) as caught:  # no condition holds here
+        merge_file(cfg, path, {"DATASET.NAME": "Other", "DATASET.NUM_SHOTS": 16})
+    assert message.format(path=path, first=f"entry 1 of _WHEN_ in {path}") in str(caught.value)
+    assert path in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- OPTIM\n", "list"), ("just words\n", "str"), ("5\n", "int")])
