@@ -1,8 +1,8 @@
 """PRE: Vision-Language Prompt Learning with Reparameterization Encoder (Pham Thi Minh et al., 2023), arXiv 2309.07760.
 
-CoOp's shared context goes through a small encoder before it is used (residual bidirectional LSTM over its vectors):
-v = u + BiLSTM(u), with both directions of width Dt / 2; trained with cross-entropy. The paper describes the encoder in
-words and no code of it was found: the number of layers and the widths are this project's reading.
+CoOp's shared context goes through a small encoder before it is used, a residual bidirectional LSTM over its vectors:
+v = u + BiLSTM(u), both directions Dt / 2 wide; trained with cross-entropy. As in the released code, of which only the
+branch for amp runs (the other adds a term that is nowhere defined).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_config(cfg: CfgNode) -> None:
 
 
 class PromptLearner(ContextLearner):
-    """The context and its encoder.
+    """The context and its encoder, under the published names.
 
     Args:
         context: Initial vectors, [M, Dt]; Dt even.
@@ -39,12 +39,14 @@ class PromptLearner(ContextLearner):
     def __init__(self, context: torch.Tensor, layers: int) -> None:
         super().__init__(context)
         width = context.shape[1]
-        self.encoder = nn.LSTM(width, width // 2, layers, bidirectional=True, batch_first=True)
+        dropout = 0.05 if layers > 1 else 0.0  # between layers
+        lstm = nn.LSTM(width, width // 2, layers, dropout=dropout, bidirectional=True, batch_first=True)
+        self.encoder_network = nn.ModuleDict({"lstm_head": lstm})
 
     def forward(self) -> torch.Tensor:
         """The context that the prompts get, [M, Dt]."""
         with torch.autocast(self.ctx.device.type, enabled=False):  # tiny, and not every CPU has an LSTM in half
-            encoded: torch.Tensor = self.encoder(self.ctx)[0]
+            encoded: torch.Tensor = self.encoder_network["lstm_head"](self.ctx)[0]
         return self.ctx + encoded
 
 

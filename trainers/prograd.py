@@ -54,8 +54,7 @@ def soft_cross_entropy(logits: torch.Tensor, teacher: torch.Tensor, temperature:
         A scalar.
     """
     target = (teacher.float() / temperature).softmax(-1)
-    loss = F.cross_entropy(logits.float() / temperature, target)
-    return loss * float(temperature**2)
+    return F.cross_entropy(logits.float() / temperature, target) * (temperature * temperature)
 
 
 def project_gradient(domain: torch.Tensor, general: torch.Tensor, share: float = 1.0) -> torch.Tensor:

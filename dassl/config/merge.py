@@ -105,7 +105,7 @@ def merge_file(cfg: CfgNode, path: str, facts: Mapping[str, Any] | None = None) 
 
 
 def composed_tree(path: str) -> dict[str, Any]:
-    """What a YAML file sets with the files that it starts from (_BASE_), as a plain tree: no recipes, values as written.
+    """What a YAML file sets with the files that it starts from (_BASE_), as a plain tree: no recipes, values as is.
 
     Args:
         path: The file.
