@@ -54,7 +54,8 @@ def soft_cross_entropy(logits: torch.Tensor, teacher: torch.Tensor, temperature:
         A scalar.
     """
     target = (teacher.float() / temperature).softmax(-1)
-    return F.cross_entropy(logits.float() / temperature, target) * (temperature * temperature)
+    loss: torch.Tensor = F.cross_entropy(logits.float() / temperature, target)
+    return loss * (temperature * temperature)
 
 
 def project_gradient(domain: torch.Tensor, general: torch.Tensor, share: float = 1.0) -> torch.Tensor:
