@@ -49,9 +49,12 @@ class DeepPromptLearner(nn.Module):
     ) -> None:
         super().__init__()
         self.ctx = None if context is None else nn.Parameter(context.detach().clone().float())
-        later = range(1, text_depth) if context is not None else range(0)
-        self.text = nn.ParameterDict({str(i): torch.randn_like(context) * std for i in later})  # type: ignore[arg-type]
-        self.vision = nn.ParameterDict({str(i): torch.randn(vision[1:]) * std for i in range(vision[0])})
+        # By block; filled one by one, because the constructor would put 10 before 2.
+        self.text, self.vision = nn.ParameterDict(), nn.ParameterDict()
+        for i in range(1, text_depth) if context is not None else ():
+            self.text[str(i)] = nn.Parameter(torch.randn(context.shape) * std)
+        for i in range(vision[0]):
+            self.vision[str(i)] = nn.Parameter(torch.randn(vision[1:]) * std)
 
     def text_tokens(self) -> torch.Tensor | None:
         """What the context becomes before text blocks 1.., [J - 1, n, Dt]; None with one block."""

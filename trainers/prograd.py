@@ -54,8 +54,8 @@ def soft_cross_entropy(logits: torch.Tensor, teacher: torch.Tensor, temperature:
         A scalar.
     """
     target = (teacher.float() / temperature).softmax(-1)
-    loss: torch.Tensor = F.cross_entropy(logits.float() / temperature, target)
-    return loss * (temperature * temperature)
+    loss: torch.Tensor = temperature**2 * F.cross_entropy(logits.float() / temperature, target)
+    return loss
 
 
 def project_gradient(domain: torch.Tensor, general: torch.Tensor, share: float = 1.0) -> torch.Tensor:
@@ -70,8 +70,8 @@ def project_gradient(domain: torch.Tensor, general: torch.Tensor, share: float =
         `domain` without `share` of its part along -`general`; `domain` itself where the two agree.
     """
     unit = general / general.norm().clamp_min(torch.finfo(general.dtype).tiny)
-    along = (domain * unit).sum()
-    return domain - share * along.clamp(max=0) * unit
+    against: torch.Tensor = share * (domain * unit).sum().clamp(max=0) * unit
+    return domain - against
 
 
 @TRAINER_REGISTRY.register()
