@@ -227,7 +227,7 @@ def make_job(
     if split.sources:
         argv += ["--source-domains", *split.sources, "--target-domains", *split.targets]
     argv += [str(word) for flag in flags.items() for word in flag]
-    keys = ["DATASET.SUBSAMPLE_CLASSES", split.classes]
+    keys = ["DATASET.SUBSAMPLE_CLASSES", split.classes, "TEST.FEATURE_CACHE", str(opts.output / "features")]
     if kind == "train":
         keys += ["DATASET.NUM_SHOTS", tail.parts[0].removeprefix("shots_")]
     else:

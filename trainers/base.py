@@ -9,7 +9,7 @@ A run is built in this order, each part in the hook of its name: the data set's 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,10 @@ from dassl.engine.optimisation import PRECISIONS
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_pretrained_weights, weights_digest
+from dassl.utils.distributed import get_world_size
 
-from .model import initial_context
+from .features import feature_file, load_features, store_features
+from .model import PromptedCLIP, initial_context
 from .templates import fill
 
 PRECISION_RULE = one_of(*PRECISIONS)
@@ -221,9 +223,34 @@ class CLIPTrainer(TrainerX):
         }
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C]."""
-        logits: torch.Tensor = self.model(input).logits
+        """Logits [B, C] of images, or of their frozen features [B, E] where `test_inputs` gives these."""
+        output = self.model.classify(input) if input.ndim == 2 else self.model(input)  # type: ignore[operator]
+        logits: torch.Tensor = output.logits
         return logits
+
+    def test_inputs(self, split: str, loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels; with TEST.FEATURE_CACHE features and labels, for methods that read nothing else."""
+        frozen = isinstance(self.model, PromptedCLIP) and self.model.reads_frozen_features
+        in_order = self.cfg.DATALOADER.TEST.SAMPLER == "SequentialSampler" and get_world_size() == 1
+        if not (frozen and in_order and self.cfg.TEST.FEATURE_CACHE):
+            yield from super().test_inputs(split, loader)
+            return
+        images = loader.dataset.data_source
+        path = feature_file(self.cfg, self.backbone_digest, self.options.PREC, self.device.type, images)
+        features = load_features(path, len(images), self.clip.embed_dim)
+        if features is not None:
+            print(f"Image features: {path}")
+        else:
+            parts = []
+            for batch, _ in super().test_inputs(split, loader):
+                with self.autocast():
+                    parts.append(self.clip.encode_image(batch).cpu())
+            features = torch.cat(parts)
+            store_features(features, path)
+        labels = torch.tensor([item.label for item in images])
+        size = self.cfg.DATALOADER.TEST.BATCH_SIZE
+        for part, label in zip(torch.split(features, size), torch.split(labels, size), strict=True):
+            yield part.to(self.device), label.to(self.device)
 
     # Checkpoints -------------------------------------------------------------------------------------------------
 

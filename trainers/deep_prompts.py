@@ -51,8 +51,9 @@ class DeepPromptLearner(nn.Module):
         self.ctx = None if context is None else nn.Parameter(context.detach().clone().float())
         # By block; filled one by one, because the constructor would put 10 before 2.
         self.text, self.vision = nn.ParameterDict(), nn.ParameterDict()
-        for i in range(1, text_depth) if context is not None else ():
-            self.text[str(i)] = nn.Parameter(torch.randn(context.shape) * std)
+        if context is not None:
+            for i in range(1, text_depth):
+                self.text[str(i)] = nn.Parameter(torch.randn(context.shape) * std)
         for i in range(vision[0]):
             self.vision[str(i)] = nn.Parameter(torch.randn(vision[1:]) * std)
 

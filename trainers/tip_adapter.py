@@ -189,10 +189,9 @@ class _TipTrainer(CLIPTrainer):
         assert self.val_loader is not None
         self.set_model_mode("eval")
         features, labels = [], []
-        for batch in self.val_loader:
-            images, label = self.parse_batch_test(batch)
+        for input, label in self.test_inputs("val", self.val_loader):
             with self.autocast():
-                features.append(self.clip.encode_image(images))
+                features.append(input if input.ndim == 2 else self.clip.encode_image(input))
             labels.append(label)
         image, label = F.normalize(torch.cat(features), dim=-1), torch.cat(labels)
         affinity, values = image @ bank.keys.t(), self.model.values()

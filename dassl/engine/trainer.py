@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -397,9 +398,7 @@ class SimpleTrainer(TrainerBase):
         self.evaluator.reset()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         print(f"Evaluate on the *{split}* set")
-        terminal = sys.stderr.isatty() and is_main_process()
-        for batch in tqdm(loader, desc=f"testing on {split}", disable=not terminal, leave=False):
-            input, label = self.parse_batch_test(batch)
+        for input, label in self.test_inputs(split, loader):
             with self.autocast():
                 output = self.model_inference(input)
             self.evaluator.process(output, label)
@@ -409,6 +408,12 @@ class SimpleTrainer(TrainerBase):
             self._writer.add(split, self.epoch, self._eval_step, self.results)
             self._writer.flush()
         return next(iter(self.results.values()))
+
+    def test_inputs(self, split: str, loader: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+        """What `model_inference` gets of each batch of a split, and the labels; with a bar on a terminal."""
+        terminal = sys.stderr.isatty() and is_main_process()
+        for batch in tqdm(loader, desc=f"testing on {split}", disable=not terminal, leave=False):
+            yield self.parse_batch_test(batch)
 
     def result_record(self) -> dict[str, Any]:
         """Everything that tables need of this run's last evaluation, as plain values.

@@ -8,8 +8,8 @@ import torch
 import clip
 import train
 import trainers.base
-from datasets.rendered.render import render
 from dassl.engine import build_trainer
+from datasets.rendered.render import render
 
 from . import straight
 
