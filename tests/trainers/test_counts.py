@@ -1,4 +1,4 @@
-"""How many parameters each method learns on ViT-B/16 by its recipes, as reckoned from its formula."""
+"""How many parameters each method learns on ViT-B/16 by its recipes, as reckoned from its formula; what a ResNet is refused for."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,3 +101,28 @@ def test_methods_that_step_along_no_gradient_have_no_optimiser(backbone, method,
 def test_all_methods_are_counted():
     counted = {row[0] for row in COUNTS} | {"ZeroshotCLIP", "TipAdapter"}
     assert counted == {path.name for path in CONFIGS.iterdir() if path.name != "_base"}
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return clip.load("RN50", pretrained=False)
+
+
+@pytest.mark.parametrize("method", ["GOPro", "IVLP", "VPT", "MaPLe", "PromptSRC", "CLIPLoRA"])
+def test_methods_inside_the_image_tower_refuse_a_resnet_by_name(resnet, method):
+    with pytest.raises(ValueError, match=f"{method} .* of the image tower; 'RN50' has an image tower .ModifiedResNet."):
+        build(method, "vit_b16", resnet)
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "count"),
+    [
+        ("IVLP", ("TRAINER.IVLP.PROMPT_DEPTH_VISION", 0), 2 * TEXT * BLOCKS),
+        ("PromptSRC", ("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 0), 4 * TEXT * 9),
+        ("CLIPLoRA", ("TRAINER.CLIPLORA.ENCODER", "text"), 3 * BLOCKS * 2 * 2 * TEXT),
+        ("CLIPAdapter", (), 2 * 1024 * 1024 // 4),
+    ],
+)
+def test_what_they_can_do_on_a_resnet(resnet, method, pairs, count):
+    (learner,) = build(method, "vit_b16", resnet, *pairs)._models.values()
+    assert count_num_param(learner) == count
