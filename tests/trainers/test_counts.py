@@ -1,4 +1,4 @@
-"""How many parameters each method learns on ViT-B/16 by its recipes, as reckoned from its formula; what a ResNet is refused for."""
+"""How many parameters each method learns on ViT-B/16, as reckoned from its formula; what a ResNet is refused for."""
 
 from pathlib import Path
 from types import SimpleNamespace
