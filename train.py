@@ -125,18 +125,24 @@ def compose(args: argparse.Namespace) -> tuple[CfgNode, list[Recipe]]:
     if args.seed is not None:  # 0 is a seed
         given["SEED"] = args.seed
 
-    def merge(facts: dict[str, Any] | None = None) -> tuple[CfgNode, list[Recipe]]:
+    def merge(facts: dict[str, Any] | None = None, files_only: bool = False) -> tuple[CfgNode, list[Recipe]]:
         cfg, recipes = get_cfg_default(), []
         trainers.add_config(cfg)
         for path in (args.dataset_config_file, args.config_file):
             recipes += merge_file(cfg, path, facts) if path else []
+        if files_only:
+            return cfg, recipes
         merge_opts(cfg, [item for pair in given.items() for item in pair])
         merge_opts(cfg, args.opts)
         return cfg, recipes
 
     cfg, recipes = merge()
     if recipes:  # their conditions are about the final config, and no recipe changes what they ask for
-        cfg, recipes = merge(facts=flatten(cfg))
+        facts = flatten(cfg)
+        (cfg, recipes), (files, _) = merge(facts), merge(facts, files_only=True)
+        chosen, wanted = flatten(cfg), flatten(files)
+        keys = {key for recipe in recipes for key in recipe.settings}  # applied or not: the rest is their default
+        cfg.RECIPE = tuple(sorted(key for key in keys if chosen[key] == wanted[key]))
     check_values(cfg, {**RULES, **trainers.RULES})
     cfg.freeze()
     return cfg, recipes

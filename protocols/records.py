@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from dassl.config import flatten
+from dassl.config import flatten, get_cfg_default
 from dassl.config.free_keys import FREE_KEYS
 from protocols import definitions
 
@@ -159,8 +159,15 @@ def figures_of(record: dict[str, Any], key: str) -> dict[str, float]:
 
 
 def trained_settings(leaves: dict[str, Any]) -> dict[str, str]:
-    """The keys of a config that change a result and have no column of their own."""
-    return {key: json.dumps(leaves[key], default=str) for key in leaves.keys() - NAMED_KEYS - FREE_KEYS}
+    """The keys of a config that change a result and have no column of their own.
+
+    What the method's recipe chooses by data set or shots is the recipe, whatever it chose; a key of the engine that an
+    older record lacks had its default.
+    """
+    known = {**flatten(get_cfg_default()), **leaves} if leaves else {}
+    recipe = set(known.get("RECIPE") or ())
+    kept = known.keys() - NAMED_KEYS - FREE_KEYS
+    return {key: '"by recipe"' if key in recipe else json.dumps(known[key], default=str) for key in kept}
 
 
 def method_settings(leaves: dict[str, Any], train: dict[str, Any] | None, record: dict[str, Any]) -> Settings:

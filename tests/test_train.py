@@ -206,3 +206,12 @@ def test_a_run_says_which_recipes_it_follows(recipe_files, tmp_path, monkeypatch
         "recipe: OPTIM.MAX_EPOCH 100 (overridden by 3), OPTIM.LR 0.25 (overridden by 0.125) "
         f"(DATASET.NAME Shapes, DATASET.NUM_SHOTS 4, {tmp_path}/base.yaml)",
     ]
+
+
+def test_recipes_are_known_from_what_was_set_by_hand():
+    argv = ["--dataset-config-file", "configs/datasets/dtd.yaml", "--config-file"]
+    argv += ["configs/trainers/CoOp/vit_b16_few_shot.yaml", "DATASET.NUM_SHOTS"]
+    for shots, epochs in ((1, 50), (4, 100), (16, 200)):
+        cfg = train.build_config(train.parse_args([*argv, str(shots)]))
+        assert (epochs, ("OPTIM.MAX_EPOCH",)) == (cfg.OPTIM.MAX_EPOCH, cfg.RECIPE)
+    assert train.build_config(train.parse_args([*argv, "1", "OPTIM.MAX_EPOCH", "7"])).RECIPE == ()

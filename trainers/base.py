@@ -173,8 +173,10 @@ class CLIPTrainer(TrainerX):
         Returns:
             [T, C, E] in fp32, not normalised.
         """
+        texts = [text for template in templates for text in fill(template, self.classnames)]
         with self.autocast():
-            return torch.stack([self.clip.encode_sentences(fill(t, self.classnames)) for t in templates])
+            parts = [self.clip.encode_sentences(texts[i : i + 1000]) for i in range(0, len(texts), 1000)]
+        return torch.cat(parts).view(len(templates), len(self.classnames), -1)
 
     def register(self, name: str, learner: nn.Module) -> None:
         """Register the learnables, alone: their state dict is the checkpoint. Builds optimiser and schedule.

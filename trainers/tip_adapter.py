@@ -144,21 +144,25 @@ class _TipTrainer(CLIPTrainer):
 
     def build_model(self) -> None:
         """Encode the sentences and make room for the bank."""
-        node, name = self.options, type(self).__name__
-        data = self.dm.dataset
-        if node.SEARCH_SCALE and self.train_loader_x is not None and (not data.val or data.val is data.test):
-            raise ValueError(
-                f"{name} chooses alpha and beta on validation images, and {self.cfg.DATASET.NAME} has none of its own "
-                f"here; {_KEY}.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images never choose)"
-            )
+        node = self.options
         own = (TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE),)
         sentences = own if node.TEMPLATES == "auto" else ensemble(node.TEMPLATES)
         text = F.normalize(F.normalize(self.sentence_features(*sentences), dim=-1).mean(0), dim=-1)
-        images = data.train_x or []
+        images = self.dm.dataset.train_x or []
         learner = Bank(len(images), self.clip.embed_dim, node.INIT_ALPHA, node.INIT_BETA).to(self.device)
         self.model = TipCLIP(self.clip, text, learner, node.LOGIT_SCALE)
         print(f"Bank: {len(images):,} training images")
         self.register_bank(learner)
+
+    def before_train(self) -> None:
+        """Refuse a search without validation images before anything long."""
+        if self.options.SEARCH_SCALE and not self.has_own_validation:
+            name = self.cfg.DATASET.NAME
+            raise ValueError(
+                f"{type(self).__name__} chooses alpha and beta on validation images, and {name} has none of its own "
+                f"here; {_KEY}.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images never choose)"
+            )
+        super().before_train()
 
     def register_bank(self, learner: Bank) -> None:
         """Register the bank as `tip_adapter`."""

@@ -10,6 +10,7 @@ def get_cfg_default() -> CfgNode:
     cfg = CfgNode()
     cfg.VERSION = 1
     cfg.OUTPUT_DIR = "./output"
+    cfg.RECIPE = ()  # keys whose values the config files choose by data set or shots (_WHEN_); train.py writes it
     cfg.RESUME = ""  # run folder to resume from; empty: OUTPUT_DIR
     cfg.SEED = -1  # negative: draw one
     cfg.USE_CUDA = True

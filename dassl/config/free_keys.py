@@ -2,6 +2,7 @@
 
 FREE_KEYS = {
     "OUTPUT_DIR",
+    "RECIPE",
     "RESUME",
     "VERBOSE",
     "USE_CUDA",

@@ -204,6 +204,13 @@ class SimpleTrainer(TrainerBase):
         raise NotImplementedError(f"{type(self).__name__} must implement build_model")
 
     @cached_property
+    def has_own_validation(self) -> bool:
+        """Whether there are validation images, none of them a test image (ImageNet's readers give the test list)."""
+        data = self.dm.dataset
+        tested = {item.impath for item in data.test or []}
+        return bool(data.val) and not any(item.impath in tested for item in data.val or [])
+
+    @cached_property
     def data_digest(self) -> str:
         """Digest of the lists of training, validation and test images."""
         return data_digest(self.dm.dataset)
@@ -228,6 +235,11 @@ class SimpleTrainer(TrainerBase):
         """Resume if there is something to resume from, open the logs, keep the few-shot list."""
         if self._models and self.train_loader_x is None:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no training images: it can only be tested on")
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and self._models and not self.has_own_validation:
+            raise ValueError(
+                f"TEST.FINAL_MODEL best_val cannot choose a model on {self.cfg.DATASET.NAME}, whose validation images "
+                "are test images; use last_step"
+            )
         if self._models and self.cfg.OPTIM.MAX_ITER:
             print(
                 f"OPTIM.MAX_ITER {self.cfg.OPTIM.MAX_ITER}: {self.max_epoch} epochs of {self.num_batches} batches, the "

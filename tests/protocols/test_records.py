@@ -4,7 +4,7 @@ import pytest
 
 from protocols import report
 from protocols.aggregate import all_tables
-from protocols.records import Method, method_settings, read_runs
+from protocols.records import Method, method_settings, read_runs, trained_settings
 
 from .conftest import write_run
 
@@ -300,3 +300,23 @@ def test_odd_files_are_named(add_run, tmp_path, text):
     (folder / "results.json").write_text(text)
     _, (problem,) = read_runs(tmp_path)
     assert "seed1: results.json" in problem
+
+
+def test_what_a_recipe_chooses_tells_no_methods_apart(add_known, tmp_path):
+    for name, epochs in (("dtd", 200), ("imagenet", 50)):
+        settings = {"OPTIM.MAX_EPOCH": epochs, "RECIPE": ["OPTIM.MAX_EPOCH"]}
+        add_known("base2new", "train", name, "CoOp", 1, 70.0, "base", settings=settings)
+    by_hand = {"OPTIM.MAX_EPOCH": 7, "RECIPE": []}
+    add_known("base2new", "train", "oxford_pets", "CoOp", 1, 60.0, "base", settings=by_hand)
+    (table,) = all_tables(read_runs(tmp_path)[0], tmp_path, None)
+    rows = {(row[0], row[1]) for row in table.rows if row[2] is not None}
+    assert rows == {
+        ("dtd", "CoOp (MAX_EPOCH by recipe)"),
+        ("imagenet", "CoOp (MAX_EPOCH by recipe)"),
+        ("oxford_pets", "CoOp (MAX_EPOCH 7)"),
+    }
+
+
+def test_a_key_that_an_older_record_lacks_had_its_default():
+    assert trained_settings({"OPTIM.LR": 0.1})["OPTIM.AVERAGE"] == '""'
+    assert trained_settings({}) == {}
