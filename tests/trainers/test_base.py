@@ -46,7 +46,7 @@ def test_initial_weights_go_into_the_learnables(run):
     _, folder = run("first", trainer="CoOp")
     path = folder / "prompt_learner" / "model.pth.tar-2"
     trainer = build_trainer(run.config("second", "MODEL.INIT_WEIGHTS", str(path), trainer="CoOp"))
-    assert torch.equal(trainer.model.prompt_learner.ctx, load_checkpoint(str(path))["state_dict"]["ctx"])
+    assert torch.equal(trainer.model.learner.ctx, load_checkpoint(str(path))["state_dict"]["ctx"])
 
 
 def test_cosine_logits_of_shared_and_of_each_images_own_text():
