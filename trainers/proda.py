@@ -22,14 +22,15 @@ import torch.nn.functional as F
 from yacs.config import CfgNode
 
 from clip import FrozenCLIP
-from dassl.config.check import at_least
+from dassl.config.check import at_least, between
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
 from .model import ContextLearner, PromptedCLIP, cosine_logits
 
 RULES = {
-    **{f"TRAINER.PRODA.{key}": at_least(1) for key in ("N_CTX", "N_PROMPT", "PROMPT_BATCH")},
+    **{f"TRAINER.PRODA.{key}": at_least(1) for key in ("N_CTX", "PROMPT_BATCH")},
+    "TRAINER.PRODA.N_PROMPT": between(1, 1000),
     **{f"TRAINER.PRODA.{key}": at_least(0) for key in ("CTX_STD", "ALPHA")},
     "TRAINER.PRODA.PREC": PRECISION_RULE,
 }
