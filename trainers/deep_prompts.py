@@ -109,7 +109,7 @@ def build_deep_prompts(trainer: CLIPTrainer, model: type[DeepPromptedCLIP] = Dee
     if node.PROMPT_DEPTH_VISION:
         trainer.check_vision_blocks()
         trainer.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, backbone.vision_layers, "image")
-    context, template = trainer.leading_context(node.N_CTX_TEXT)
+    context, template = trainer.leading_context("N_CTX_TEXT")
     vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, backbone.vision_width)
     learner = DeepPromptLearner(context, node.PROMPT_DEPTH_TEXT, vision, node.CTX_STD).to(trainer.device)
     tree = backbone.prompt_tree(trainer.classnames, len(context), template=template)
