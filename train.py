@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--transforms", nargs="+", help="training transforms (INPUT.TRANSFORMS)")
     parser.add_argument("--config-file", type=expanduser, default="", help="YAML file of the method")
     parser.add_argument("--dataset-config-file", type=expanduser, default="", help="YAML file of the data set")
-    parser.add_argument("--trainer", default="", help="method: GOPro, ZeroshotCLIP (TRAINER.NAME)")
+    parser.add_argument("--trainer", default="", help="registered name of a method (TRAINER.NAME)")
     parser.add_argument("--backbone", default="", help="CLIP by name, MODEL:TAG or file (MODEL.BACKBONE.NAME)")
     parser.add_argument("--head", default="", help="name of a head, for trainers that have one (MODEL.HEAD.NAME)")
     parser.add_argument("--eval-only", action="store_true", help="test the checkpoint in --model-dir")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains one method on one data set, once per seed.
+# Trains one method, or several, on one data set, once per seed and, for few-shot, number of images per class.
 #
 #   bash scripts/train.sh DATASET TASK [settings] [arguments for train.py]
 #
@@ -12,7 +12,8 @@
 #   tiny for the rendered sets, vit_b16 for the others; where there is one, cross-dataset and domain-generalization take
 #   <that>_transfer, and few-shot takes <that>_few_shot). In the environment only: PYTHON (.venv/bin/python), DRY_RUN=1
 #   (only show train.py's arguments).
-# What few-shot trains on imagenet or shapes lies in OUTPUT/cross-dataset, which trains the same with 16 shots.
+# What few-shot trains on imagenet or shapes lies in OUTPUT/cross-dataset, which trains the same with 16 shots where both
+# take the same config.
 # A finished run is skipped (one with another config is an error), an unfinished one is resumed.
 #
 #   DATA=/data SEEDS="1 2" bash scripts/train.sh caltech101 base2new

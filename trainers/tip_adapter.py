@@ -7,7 +7,8 @@ the hand-written prompts W (eq. 5), f the normalised image feature:
 
 TipAdapter learns nothing but alpha and beta; TipAdapterF also trains K with cross-entropy from there. Both search alpha
 and beta on the validation images. The released code searches ImageNet's on its test images and keeps F's epoch with the
-best test accuracy; here the test images choose nothing (OPTIM and TEST.FINAL_MODEL say which weights are tested).
+best test accuracy; here the test images choose nothing (OPTIM and TEST.FINAL_MODEL say which weights are tested), so
+that ImageNet, whose validation images are the test images, needs SEARCH_SCALE ().
 
 Of classes that the bank holds no images of, as the new ones of base-to-new, the prompts alone remain.
 """
@@ -147,15 +148,16 @@ class _TipTrainer(CLIPTrainer):
     def build_model(self) -> None:
         """Encode the sentences and make room for the bank."""
         node, name = self.options, type(self).__name__
-        if node.SEARCH_SCALE and self.val_loader is None and self.train_loader_x is not None:
+        data = self.dm.dataset
+        if node.SEARCH_SCALE and self.train_loader_x is not None and (not data.val or data.val is data.test):
             raise ValueError(
-                f"{name} chooses alpha and beta on validation images, and {self.cfg.DATASET.NAME} gives none here; "
-                f"{_KEY}.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images never choose)"
+                f"{name} chooses alpha and beta on validation images, and {self.cfg.DATASET.NAME} has none of its own "
+                f"here; {_KEY}.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images never choose)"
             )
         own = (TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE),)
         sentences = own if node.TEMPLATES == "auto" else ensemble(node.TEMPLATES)
         text = F.normalize(F.normalize(self.sentence_features(*sentences), dim=-1).mean(0), dim=-1)
-        images = self.dm.dataset.train_x or []
+        images = data.train_x or []
         learner = Bank(len(images), self.clip.embed_dim, node.INIT_ALPHA, node.INIT_BETA).to(self.device)
         self.model = TipCLIP(self.clip, text, learner, node.LOGIT_SCALE)
         print(f"Bank: {len(images):,} training images")

@@ -245,7 +245,8 @@ def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
         raise ValueError(f"unknown config key {key} in {origin}.{hint}")
     if cfg.is_frozen():  # item assignment below would not notice
         raise AttributeError(f"{key} cannot be set from {origin}: the config is frozen")
-    cfg.__dict__.setdefault(_DEFAULTS, cfg.clone())
+    if _DEFAULTS not in cfg.__dict__:
+        cfg.__dict__[_DEFAULTS] = cfg.clone()
     *path, leaf = key.split(".")
     node = cfg
     for part in path:

@@ -277,7 +277,8 @@ def test_arguments_are_what_train_py_reads(fake_train, monkeypatch, command):
     assert args.source_domains == ["photo"]
     assert args.target_domains == ["photo" if command == "train" else "sketch"]
     assert args.transforms == ["random_flip", "normalize"]
-    keys = ["DATASET.SUBSAMPLE_CLASSES", "all", *(["DATASET.NUM_SHOTS", "16"] if command == "train" else [])]
+    keys = ["DATASET.SUBSAMPLE_CLASSES", "all", "TEST.FEATURE_CACHE", str(opts.output / "features")]
+    keys += ["DATASET.NUM_SHOTS", "16"] if command == "train" else []
     assert args.opts == [*keys, "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"]
     assert Path(args.config_file).exists()
     assert bool(args.model_dir) == (command == "test")
