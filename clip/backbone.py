@@ -198,6 +198,20 @@ class FrozenCLIP(nn.Module):
         embedding: torch.Tensor = self._text.token_embedding(ids).float()
         return embedding
 
+    def room(self, classnames: Sequence[str], template: str = "{}.") -> tuple[int, str]:
+        """How many context tokens fit beside every class name; below 1 where a name alone is too long.
+
+        Args:
+            classnames: C names.
+            template: As in `prompt_tree`.
+
+        Returns:
+            The number, and the name that leaves so few.
+        """
+        sizes = {name: len(encode(template.replace("{}", name.replace("_", " ")))) for name in classnames}
+        longest = max(sizes, key=lambda name: sizes[name])
+        return self.context_length - 2 - sizes[longest], longest  # the start and the end token
+
     def prompt_tree(
         self,
         classnames: Sequence[str],

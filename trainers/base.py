@@ -113,9 +113,48 @@ class CLIPTrainer(TrainerX):
         labels = {name: label for label, name in reversed(list(enumerate(self.trained_classes)))}
         return [labels.get(name) for name in self.classnames]
 
-    def initial_context(self) -> torch.Tensor:
-        """First value of the context that the method's N_CTX, CTX_INIT and CTX_STD ask for, [M, Dt]; says it."""
+    def check_room(self, key: str, tokens: int, template: str = "{}.") -> None:
+        """Refuse a context that leaves no room for the class names, before anything of its size is built.
+
+        Args:
+            key: The key of the method's node that asks for it.
+            tokens: Its length.
+            template: What follows it, as in `FrozenCLIP.prompt_tree`.
+
+        Raises:
+            ValueError: Names the key, its value and how many tokens may be.
+        """
+        most, name = self.clip.room(self.classnames, template)
+        if tokens > most >= 1:  # below 1 the name is to blame: the prompts' own message says so
+            value = self.options[key]
+            got = f"{value[:60]!r}, {tokens} tokens" if isinstance(value, str) else value
+            raise ValueError(
+                f"TRAINER.{self.config_key}.{key} must be at most {most} tokens, what class name {name!r} leaves of "
+                f"the {self.clip.context_length} of {self.clip.name}, got {got}"
+            )
+
+    def words_of_context(self) -> list[int]:
+        """Tokens of CTX_INIT; raises ValueError where it is not empty and CLIP reads no words in it."""
+        words = self.options.CTX_INIT
+        ids = clip.encode(words.replace("_", " "))
+        if words and not ids:
+            raise ValueError(
+                f"TRAINER.{self.config_key}.CTX_INIT must be empty or hold words that CLIP reads, got {words!r}"
+            )
+        return ids
+
+    def initial_context(self, template: str = "{}.") -> torch.Tensor:
+        """First value of the context that the method's N_CTX, CTX_INIT and CTX_STD ask for, [M, Dt]; says it.
+
+        Args:
+            template: What follows it, as in `FrozenCLIP.prompt_tree`.
+
+        Raises:
+            ValueError: It leaves no room for the class names.
+        """
         node = self.options
+        words = len(self.words_of_context())
+        self.check_room("CTX_INIT" if words else "N_CTX", words or node.N_CTX, template)
         context = initial_context(self.clip, node.N_CTX, node.CTX_INIT, node.CTX_STD)
         if not node.CTX_INIT:
             print(f"Context: {len(context)} tokens from random vectors")
@@ -125,18 +164,22 @@ class CLIPTrainer(TrainerX):
             print(f"TRAINER.{self.config_key}.N_CTX {node.N_CTX} has no effect beside CTX_INIT, whose words give M")
         return context
 
-    def leading_context(self, n_ctx: int) -> tuple[torch.Tensor, str]:
+    def leading_context(self, key: str) -> tuple[torch.Tensor, str]:
         """First value of a context that takes the place of the first n tokens of CTX_INIT, as MaPLe's code has it.
 
         Args:
-            n_ctx: n.
+            key: The key of the method's node that holds n.
 
         Returns:
             [n, Dt], from the words where they have as many tokens, else random; and the template of what follows: the
             words that are left, the class name, a full stop.
+
+        Raises:
+            ValueError: Context and words leave no room for the class names.
         """
-        node = self.options
-        ids = clip.encode(node.CTX_INIT.replace("_", " "))
+        node, n_ctx = self.options, self.options[key]
+        ids = self.words_of_context()
+        self.check_room(key if len(ids) <= n_ctx else "CTX_INIT", max(n_ctx, len(ids)))
         if len(ids) < n_ctx:
             said = f'; "{node.CTX_INIT}" has fewer' if ids else ""
             print(f"Context: {n_ctx} tokens from random vectors{said}")

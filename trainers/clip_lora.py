@@ -20,7 +20,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from clip import FrozenCLIP, PromptTree, Update
-from dassl.config.check import Rule, at_least, one_of, positive, share
+from dassl.config.check import Rule, between, one_of, positive, share
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
@@ -30,7 +30,7 @@ from .templates import DEFAULT_TEMPLATE, fill
 PROJECTIONS = ("q", "k", "v", "o")
 ENCODERS = ("both", "text", "vision")
 RULES = {
-    "TRAINER.CLIPLORA.R": at_least(1),
+    "TRAINER.CLIPLORA.R": between(1, 1000),
     "TRAINER.CLIPLORA.ALPHA": positive,
     "TRAINER.CLIPLORA.DROPOUT": share,
     "TRAINER.CLIPLORA.PARAMS": Rule(

@@ -8,7 +8,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from clip import FrozenCLIP, PromptTree
-from dassl.config.check import Rule, at_least, empty, text
+from dassl.config.check import Rule, at_least, between, empty, text
 
 from .base import CLIPTrainer
 from .model import PromptedCLIP
@@ -27,7 +27,8 @@ def add_prompt_config(node: CfgNode, tokens: int, depth: int) -> None:
 def prompt_rules(node: str) -> dict[str, Rule]:
     """Rules of the keys that `add_prompt_config` declares."""
     return {
-        **{f"{node}.{key}": at_least(1) for key in ("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT")},
+        **{f"{node}.{key}": at_least(1) for key in ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")},
+        f"{node}.N_CTX_VISION": between(1, 1000),
         f"{node}.CTX_INIT": empty | text,
         f"{node}.CTX_STD": at_least(0),
         f"{node}.PROMPT_DEPTH_VISION": at_least(0),
@@ -108,7 +109,7 @@ def build_deep_prompts(trainer: CLIPTrainer, model: type[DeepPromptedCLIP] = Dee
     if node.PROMPT_DEPTH_VISION:
         trainer.check_vision_blocks()
         trainer.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, backbone.vision_layers, "image")
-    context, template = trainer.leading_context(node.N_CTX_TEXT)
+    context, template = trainer.leading_context("N_CTX_TEXT")
     vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, backbone.vision_width)
     learner = DeepPromptLearner(context, node.PROMPT_DEPTH_TEXT, vision, node.CTX_STD).to(trainer.device)
     tree = backbone.prompt_tree(trainer.classnames, len(context), template=template)

@@ -42,8 +42,8 @@ class KgCoOp(CLIPTrainer):
 
     def build_model(self) -> None:
         """Encode the sentences, build the context and register it as published, as `prompt_learner`."""
-        self.teacher = self.sentence_features(KGCOOP.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE))[0]
         learner = ContextLearner(self.initial_context()).to(self.device)
+        self.teacher = self.sentence_features(KGCOOP.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE))[0]
         self.model = ContextCLIP(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
         self.register("prompt_learner", learner)
 

@@ -97,7 +97,7 @@ class MaPLe(CLIPTrainer):
         self.check_vision_blocks()
         layers = min(self.clip.text_layers, self.clip.vision_layers)
         self.check_depth("PROMPT_DEPTH", depth, layers, "smaller")
-        context, template = self.leading_context(node.N_CTX)
+        context, template = self.leading_context("N_CTX")
         learner = MultiModalPromptLearner(context, self.clip.vision_width, depth, node.CTX_STD).to(self.device)
         self.model = MaPLeModel(
             self.clip, self.clip.prompt_tree(self.classnames, len(context), template=template), learner

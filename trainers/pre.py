@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from dassl.config.check import at_least
+from dassl.config.check import between
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
 from .model import ContextCLIP, ContextLearner
 
-RULES = {**context_rules("TRAINER.PRE"), "TRAINER.PRE.LAYERS": at_least(1), "TRAINER.PRE.PREC": PRECISION_RULE}
+RULES = {**context_rules("TRAINER.PRE"), "TRAINER.PRE.LAYERS": between(1, 100), "TRAINER.PRE.PREC": PRECISION_RULE}
 
 
 def add_config(cfg: CfgNode) -> None:

@@ -22,14 +22,15 @@ import torch.nn.functional as F
 from yacs.config import CfgNode
 
 from clip import FrozenCLIP
-from dassl.config.check import at_least
+from dassl.config.check import at_least, between
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
 from .model import ContextLearner, PromptedCLIP, cosine_logits
 
 RULES = {
-    **{f"TRAINER.PRODA.{key}": at_least(1) for key in ("N_CTX", "N_PROMPT", "PROMPT_BATCH")},
+    **{f"TRAINER.PRODA.{key}": at_least(1) for key in ("N_CTX", "PROMPT_BATCH")},
+    "TRAINER.PRODA.N_PROMPT": between(1, 1000),
     **{f"TRAINER.PRODA.{key}": at_least(0) for key in ("CTX_STD", "ALPHA")},
     "TRAINER.PRODA.PREC": PRECISION_RULE,
 }
@@ -141,14 +142,20 @@ class ProDA(CLIPTrainer):
 
     config_key = "PRODA"
 
-    def build_model(self) -> None:
-        """Build the contexts and register them as `prompt_learner`."""
-        node = self.options
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse prompts that cannot take turns."""
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.PRODA
         if node.N_PROMPT % node.PROMPT_BATCH:
             raise ValueError(
                 f"TRAINER.PRODA.PROMPT_BATCH must divide TRAINER.PRODA.N_PROMPT, {node.N_PROMPT}, "
                 f"got {node.PROMPT_BATCH}"
             )
+
+    def build_model(self) -> None:
+        """Build the contexts and register them as `prompt_learner`."""
+        node = self.options
+        self.check_room("N_CTX", node.N_CTX)
         context = torch.randn(node.N_PROMPT, node.N_CTX, self.clip.text_width) * node.CTX_STD
         print(f"Contexts: {node.N_PROMPT} of {node.N_CTX} tokens from random vectors, {node.PROMPT_BATCH} a step")
         learner = ContextLearner(context).to(self.device)

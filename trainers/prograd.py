@@ -83,10 +83,10 @@ class ProGrad(CLIPTrainer):
     def build_model(self) -> None:
         """Encode the teacher's sentences, build the context and register it as published, as `prompt_learner`."""
         sentence = PROGRAD.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE)
-        self.teacher = F.normalize(self.sentence_features(sentence)[0], dim=-1)
         context, template = self._start(sentence)
         learner = ContextLearner(context).to(self.device)
         tree = self.clip.prompt_tree(self.classnames, len(context), template=template)
+        self.teacher = F.normalize(self.sentence_features(sentence)[0], dim=-1)
         self.model = ContextCLIP(self.clip, tree, learner)
         self.register("prompt_learner", learner)
 
@@ -102,11 +102,15 @@ class ProGrad(CLIPTrainer):
         words = sentence.removesuffix(" {}.")
         ids, count = clip.encode(words), len(words.split())
         if count > node.N_CTX:
-            raise ValueError(f"TRAINER.PROGRAD.N_CTX must be at least {count} for the words of {sentence!r}")
+            raise ValueError(
+                f"TRAINER.PROGRAD.N_CTX must be at least {count} for the words of {sentence!r}, got {node.N_CTX}"
+            )
+        template = f"{clip.decode(ids[count:])} {{}}.".strip()
+        self.check_room("N_CTX", node.N_CTX, template)
         context = torch.zeros(node.N_CTX, self.clip.text_width, device=self.device)
         context[node.N_CTX - count :] = self.clip.embed_words(words)[:count]
         print(f'Context: {node.N_CTX} tokens, the last {count} from "{words}"')
-        return context, f"{clip.decode(ids[count:])} {{}}.".strip()
+        return context, template
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step along the projected gradient."""

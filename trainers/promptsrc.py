@@ -98,8 +98,8 @@ class PromptSRC(CLIPTrainer):
         """Encode the teacher's sentences, build the tokens and register them as `prompts`."""
         sentences = ensemble(self.options.TEMPLATES)
         print(f"Teacher: the mean over {len(sentences)} sentences a class")
-        self.teacher = F.normalize(self.sentence_features(*sentences).mean(0), dim=-1)
         self.model = build_deep_prompts(self, PromptSRCModel)
+        self.teacher = F.normalize(self.sentence_features(*sentences).mean(0), dim=-1)
         self.register("prompts", self.model.learner)
 
     def loss_parts(self, output: PromptSRCOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:

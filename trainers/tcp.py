@@ -109,9 +109,10 @@ class TCP(CLIPTrainer):
                 f"TRAINER.TCP.BLOCK must be at most {self.clip.text_layers - 1}, the index of the last text block of "
                 f"{self.clip.name}, got {node.BLOCK}"
             )
+        template = TCP_STUDENT.get(name, "{}.")
+        context = self.initial_context(template)
+        tree = self.clip.prompt_tree(self.classnames, len(context), template=template)
         teacher = F.normalize(self.sentence_features(TCP_TEACHER.get(name, DEFAULT_TEMPLATE))[0], dim=-1)
-        context = self.initial_context()
-        tree = self.clip.prompt_tree(self.classnames, len(context), template=TCP_STUDENT.get(name, "{}."))
         learner = PromptLearner(context, self.clip.embed_dim).to(self.device)
         self.teacher = teacher
         self.model = TCPModel(self.clip, tree, learner, teacher, node.BLOCK)

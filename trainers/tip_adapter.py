@@ -41,8 +41,11 @@ RULES = {
     f"{_KEY}.INIT_ALPHA": at_least(0),
     f"{_KEY}.INIT_BETA": positive,
     f"{_KEY}.SEARCH_SCALE": empty
-    | Rule("two numbers above 0.1, the largest beta and alpha; or ()", lambda v: len(v) == 2 and min(v) > 0.1),
-    f"{_KEY}.SEARCH_STEP": Rule("two whole numbers of at least 1", lambda v: len(v) == 2 and min(v) >= 1),
+    | Rule("two numbers above 0.1, the largest beta and alpha", lambda v: len(v) == 2 and min(v) > 0.1),
+    f"{_KEY}.SEARCH_STEP": Rule(
+        "two whole numbers from 1 to 10000, how many betas and alphas",
+        lambda v: len(v) == 2 and all(type(x) is int and 1 <= x <= 10_000 for x in v),
+    ),
     f"{_KEY}.LOGIT_SCALE": positive,
     f"{_KEY}.PREC": PRECISION_RULE,
 }

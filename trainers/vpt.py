@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from dassl.config.check import at_least
+from dassl.config.check import at_least, between
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
@@ -16,7 +16,8 @@ from .deep_prompts import DeepPromptedCLIP, DeepPromptLearner
 from .templates import DEFAULT_TEMPLATE, fill
 
 RULES = {
-    **{f"TRAINER.VPT.{key}": at_least(1) for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION")},
+    "TRAINER.VPT.N_CTX_VISION": between(1, 1000),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": at_least(1),
     "TRAINER.VPT.CTX_STD": at_least(0),
     "TRAINER.VPT.PREC": PRECISION_RULE,
 }

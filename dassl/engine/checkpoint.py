@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,19 @@ class Checkpoints(Optimisation):
         found = [set(checkpoint_epochs(os.path.join(directory, name))) for name in self.get_model_names()]
         return sorted(set.intersection(*found)) if found else []
 
+    def _told_of(self, directory: str) -> str:
+        """What a folder holds in place of this trainer's models, for the end of a message."""
+        told = []
+        for folder in sorted({path.parent for path in Path(directory).glob("*/model*.tar*")}):
+            newest = (checkpoint_epochs(str(folder)) or [0])[-1]
+            try:
+                owner = load_checkpoint(str(folder / f"model.pth.tar-{newest}")).get("meta", {}).get("trainer")
+            except (ValueError, OSError):  # damaged, or the best model alone
+                owner = None
+            told.append(f"{folder.name!r}" + (f" of trainer {owner!r}" if owner else ""))
+        wanted = f"this is {type(self).__name__!r}, which reads {', '.join(map(repr, self.get_model_names()))}"
+        return f"; it holds {', '.join(told)}, and {wanted}" if told else ""
+
     def free_keys(self, meta: dict[str, Any]) -> Collection[str]:
         """Hook: config keys that may differ from the checkpoint's, beside `FREE_KEYS`."""
         return ()
@@ -191,10 +205,14 @@ class Checkpoints(Optimisation):
 
         Raises:
             OtherConfigError: The run there has another config, or other data.
+            FileNotFoundError: RESUME names a folder with nothing that this trainer could go on from.
         """
         free: Collection[str] = ()
-        for name in self.get_model_names() if self._epochs(directory) else []:
-            path = os.path.join(directory, name, f"model.pth.tar-{self._epochs(directory)[-1]}")
+        epochs = self._epochs(directory)
+        if self.cfg.RESUME and self._models and not epochs:
+            raise FileNotFoundError(f"RESUME {directory} holds no model to go on from{self._told_of(directory)}")
+        for name in self.get_model_names() if epochs else []:
+            path = os.path.join(directory, name, f"model.pth.tar-{epochs[-1]}")
             with reading(path):
                 meta = load_checkpoint(path).get("meta", {})
                 self._check_same_run(meta, directory)
@@ -279,7 +297,8 @@ class Checkpoints(Optimisation):
         for name in names:
             path = os.path.join(directory, name, file)
             if not os.path.isfile(path):
-                raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}")
+                told = "" if epochs else self._told_of(directory)
+                raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}{told}")
             checkpoint = load_checkpoint(path)
             with reading(path):
                 self._load_weights(name, path, checkpoint)

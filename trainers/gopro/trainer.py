@@ -75,7 +75,7 @@ RULES = {
     ),
     f"{_KEY}.MOCO.BLUR_SIGMA": interval(0.01, 10),
     f"{_KEY}.AUGMIX.SEVERITY": between(1, 10),
-    f"{_KEY}.AUGMIX.WIDTH": at_least(1),
+    f"{_KEY}.AUGMIX.WIDTH": between(1, 100),
     f"{_KEY}.AUGMIX.DEPTH": one_of(-1) | at_least(1),
 }
 

@@ -1,5 +1,6 @@
-"""Odd values of every key of the engine, through train.py: each runs, or is one error that names the key."""
+"""Odd values of every key, through train.py: each runs, or is one error that names the key."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import train
 import trainers
 from dassl.config import flatten, get_cfg_default
 from dassl.data.transforms import AVAI_CHOICES
-from dassl.engine import run_folder
+from dassl.engine import TRAINER_REGISTRY, run_folder
 
+REPO = Path(__file__).parents[3]
 NUMBERS = ("-1e9", "-1", "-0.5", "0", "0.5", "1", "1.0", "2", "1e-3", "1e9", "1e-300", "1e999", "10**6", "True")
 WORDS = ("", "  ", "x", "{}", "a {} of {x}", "a\0b", "Größe", "None", "nan", "x" * 5000, "-1", "\n", "'", "()", "../x")
 LISTS = ("()", "(0.5,)", "(1,)", "(2019,)", "('a',)", "('',)", "(None,)", "(1, 2, 3, 4)", "(1e999, 1)", "(-1, -1)")
@@ -84,3 +86,75 @@ def try_value(
 def test_values(key: str, try_value: Callable[[str, str], None]) -> None:
     for value in VALUES:
         try_value(key, value)
+
+
+# ----------------------------------------------------------------------------------------- keys of the methods
+
+
+def method_keys() -> dict[str, list[str]]:
+    """The keys that methods declare, each with the trainers that read it."""
+    cfg = get_cfg_default()
+    trainers.add_config(cfg)
+    readers: dict[str, list[str]] = {}
+    for name in TRAINER_REGISTRY.registered_names():
+        node = getattr(TRAINER_REGISTRY.get(name), "config_key", "")
+        for key in flatten({"TRAINER": {node: cfg.TRAINER[node]}}) if node else ():
+            readers.setdefault(key, []).append(name)
+    return readers
+
+
+METHOD_KEYS = method_keys()
+# Allowed, but not to be waited for.
+LONG_IN_METHODS = ("AUGMENT_EPOCH", "SEARCH_STEP", "N_PROMPT", "LAYERS", "AUGMIX.WIDTH", "AUGMIX.DEPTH")
+METHOD_VALUES = (
+    *VALUES,
+    "(2.5, 3)",
+    "&nbsp;",
+    "_",
+    "a photo of a",
+    "{} {}",
+    "a {}.",
+    "x " * 40,
+    "x{}" * 40,
+    "{" + "}x" * 40,
+)
+SHORT = {"AUGMENT_EPOCH": "1", "SEARCH_STEP": "(2, 2)", "TEMPLATES": "clip7"}
+METHOD_WITH = {  # what makes a method read the key
+    ".N_CTX": ("CTX_INIT", ""),
+    ".N_CTX_TEXT": ("CTX_INIT", ""),
+    ".CTX_STD": ("CTX_INIT", ""),
+    ".CSC": ("CTX_INIT", ""),
+    ".N_PROMPT": ("PROMPT_BATCH", "1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "method"), [(key, name) for key, names in METHOD_KEYS.items() for name in names])
+def test_values_of_methods(
+    key: str, method: str, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers.base.clip, "load", functools.cache(trainers.base.clip.load))
+    monkeypatch.setattr(run_folder, "git_commit", lambda: "")
+    node = key[: key.index(".", len("TRAINER."))]
+    pairs = [(f"{node}.{name}", value) for name, value in SHORT.items() if f"{node}.{name}" in METHOD_KEYS]
+    pairs += [(f"{node}.{name}", value) for end, (name, value) in METHOD_WITH.items() if key == f"{node}{end}"]
+    pairs = [(name, value) for name, value in pairs if name in METHOD_KEYS]
+    for value in METHOD_VALUES:
+        args = train.parse_args(["--root", str(toy_root / "toy" / "train"), "--output-dir", str(tmp_path / "run")])
+        args.dataset_config_file = str(REPO / "configs/datasets/image_folder.yaml")
+        args.config_file = str(REPO / f"configs/trainers/{method}/tiny.yaml")
+        args.opts = ["DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "1", "SEED", "1"]
+        args.opts += [*(word for pair in pairs for word in pair), key, value]
+        try:
+            train.build_config(args)
+            if len(value) > 8 and key.endswith(LONG_IN_METHODS):
+                continue
+            with monkeypatch.context() as patch:
+                patch.setattr(train, "parse_args", lambda argv, args=args: args)
+                train.main([])
+        except FloatingPointError:  # allowed, and too much for the weights: known after a step only
+            continue
+        except ValueError as error:
+            assert key.rpartition(".")[2] in str(error), f"{key} {value!r}: {error}"
+        finally:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
