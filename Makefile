@@ -51,8 +51,8 @@ format: $(VENV)/.installed-dev ## Mend style and format with ruff
 type: $(VENV)/.installed-dev ## Check types with mypy
 	@$(PY) -m mypy
 
-bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (three quarters of an hour on two cores)
-	@set -e; for name in text_encoder training_step evaluation startup data_loading plots; do \
+bench: $(VENV)/.installed ## Measure speed and memory beside a naive reference (an hour on two cores)
+	@set -e; for name in text_encoder training_step method_steps evaluation startup data_loading plots; do \
 	  echo "== $$name"; $(PY) -m benchmarks.$$name; \
 	done
 	@$(PY) -m benchmarks.report

@@ -8,6 +8,7 @@ from typing import Any
 TITLES = {
     "text_encoder": "Text encoder",
     "training_step": "Training step",
+    "method_steps": "Training steps of other methods",
     "evaluation": "Testing",
     "startup": "Start-up",
     "data_loading": "Data loading",
@@ -18,6 +19,10 @@ def label(case: Mapping[str, Any]) -> str:
     """What a row measured, e.g. `4 images x 50 classes, forward`."""
     if "what" in case:
         return str(case["what"])
+    if "method" in case:
+        batch = case["batch"]
+        part = "text side" if batch is None else f"{batch} image{'s' if batch > 1 else ''}"
+        return f"{case['method']}, {part}{', ' if batch is None else ' x '}{case['classes']} classes"
     parts = [f"{case['batch']} {'prompts' if 'mode' in case else 'images'} x {case['classes']} classes"]
     if "batch" in case and case.get("context", 4) != 4:
         parts.append(f"{case['context']} context tokens")
@@ -76,11 +81,12 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in record["rows"]:
         ours, naive, floor = row["ours"], row["naive"], row["floor"] or {}
+        needs = row.get("needs_bytes")  # of a naive side that was not run
         rows.append(
             [
                 label(row["case"]),
                 time(ours),
-                time(naive),
+                f"not measured: needs about {amount(needs / 1e9, 2)} GB" if needs else time(naive),
                 "-" if row["ratio"] is None else f"{amount(row['ratio'])} x{'*' if _starred(row) else ''}",
                 memory(ours),
                 memory(naive),

@@ -12,10 +12,13 @@ import torch
 import clip
 from benchmarks.class_names import class_names
 from benchmarks.naive import NaiveGOPro, naive_loss
+from benchmarks.naive_methods import NaiveCoCoOp, NaiveCoOp, NaiveMaPLe
 from benchmarks.work import Tower, Work, image_work, learner_work, text_work
 from clip import FrozenCLIP
 from dassl.engine.optimisation import PRECISIONS
+from trainers import cocoop, maple
 from trainers.gopro import RELEASED, GOProModel, build_gopro, gopro_loss
+from trainers.model import ContextCLIP, ContextLearner, PromptedCLIP
 
 LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
 # How far both sides may differ, relative: what rounding explains, carried through the blocks.
@@ -57,6 +60,41 @@ def build_ours(model: FrozenCLIP, classes: int, like: NaiveGOPro | None = None) 
     if like is not None:
         ours.learner.load_state_dict(like.state_dict())
     return ours
+
+
+def build_naive_method(name: str, model: FrozenCLIP, classes: int) -> NaiveCoOp | NaiveMaPLe:
+    """The naive reference of CoOp, CoCoOp or MaPLe on an fp32 backbone, with reproducible learnables."""
+    given = (model.model, model.tokenize, class_names(classes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if name == "MaPLe":
+            built: NaiveCoOp | NaiveMaPLe = NaiveMaPLe(*given, depth=_maple_depth(model))
+        else:
+            built = {"CoOp": NaiveCoOp, "CoCoOp": NaiveCoCoOp}[name](*given)
+    return built.to(model.device)
+
+
+def _maple_depth(model: FrozenCLIP) -> int:
+    return min(9, model.text_layers, model.vision_layers)  # 9 is published, of twelve
+
+
+def build_method(name: str, model: FrozenCLIP, classes: int, like: torch.nn.Module | None = None) -> PromptedCLIP:
+    """Our model of CoOp, CoCoOp or MaPLe with the published context, with the learnables of a naive one."""
+    names, context = class_names(classes), model.embed_words(words(4))
+    built: PromptedCLIP
+    if name == "MaPLe":
+        learner = maple.MultiModalPromptLearner(context[:2], model.vision_width, _maple_depth(model))
+        # The first two words of "a photo of a" make room for the context.
+        built = maple.MaPLeModel(model, model.prompt_tree(names, 2, template="of a {}."), learner)
+    elif name == "CoCoOp":
+        shifting = cocoop.PromptLearner(context, model.embed_dim)
+        built = cocoop.CoCoOpModel(model, model.prompt_tree(names, len(context)), shifting)
+    else:
+        built = ContextCLIP(model, model.prompt_tree(names, len(context)), ContextLearner(context))
+    built.learner.to(model.device)
+    if like is not None:
+        built.learner.load_state_dict(like.state_dict())
+    return built
 
 
 def views(model: FrozenCLIP, batch: int, count: int = 3) -> list[torch.Tensor]:

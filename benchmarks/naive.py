@@ -2,11 +2,13 @@
 
 An independent transcription of the published algorithm on open_clip's own modules: the image tower once per view with
 all tokens of all blocks kept, prompts as rows padded to the full context, a Python loop over images around the text
-tower, and all three views also in testing. It shares no code with `clip.prompts` or `trainers.gopro`.
+tower, and all three views also in testing. It shares no code with `clip.prompts` or `trainers.gopro`. The other methods
+are in `naive_methods`, on the same padded rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,31 +38,66 @@ class _SimProj(nn.Module):
         self.batchnorm = nn.BatchNorm1d(width)
 
 
-class NaiveGOPro(nn.Module):
-    """The published model with the published parameter names.
+class PaddedPrompts(nn.Module):
+    """Prompts as rows padded to the full context, and the text tower over all of them; without learnables.
 
     Args:
         model: An `open_clip.CLIP` (ViT), frozen.
         tokenizer: Texts to Long [N, context_length].
         classnames: C names.
-        ctx_init: Words of the context, one token each.
+        ctx_init: Words in front of the name, one token each.
+        length: M, how many of them, from the first, make room for the context; None: all.
     """
 
     prefix: torch.Tensor
     suffix: torch.Tensor
 
-    def __init__(self, model: Any, tokenizer: Any, classnames: list[str], ctx_init: str = "a photo of a") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        classnames: list[str],
+        ctx_init: str = "a photo of a",
+        length: int | None = None,
+    ) -> None:
         super().__init__()
         self.frozen = (model,)  # a tuple, so that the state dict holds the learnables alone
         tokens = tokenizer([f"{ctx_init} {name.replace('_', ' ')}." for name in classnames])
         self.tokens = tokens.to(model.logit_scale.device)
         embedding = model.token_embedding(self.tokens).detach()  # [C, 77, Dt]
-        m = len(ctx_init.split(" "))
-        self.prefix, self.suffix = embedding[:, :1], embedding[:, 1 + m :]
+        m = len(ctx_init.split(" ")) if length is None else length
+        self.prefix, self.words, self.suffix = embedding[:, :1], embedding[0, 1 : 1 + m].clone(), embedding[:, 1 + m :]
+
+    def rows(self, context: torch.Tensor) -> torch.Tensor:
+        """[M, Dt] -> [C, context_length, Dt]."""
+        return torch.cat([self.prefix, context.expand(len(self.tokens), -1, -1), self.suffix], dim=1)
+
+    def encode_text(self, rows: torch.Tensor, deep: Sequence[torch.Tensor] = ()) -> Any:
+        """[C, context_length, Dt] -> [C, E], normalised, by the full computation over padded rows.
+
+        Args:
+            rows: Embeddings, without positions.
+            deep: What the context becomes before block 1, 2 and so on, [M, Dt] each.
+        """
+        model = self.frozen[0]
+        x = rows + model.positional_embedding
+        for i, block in enumerate(model.transformer.resblocks):
+            if 0 < i <= len(deep):
+                own = deep[i - 1].expand(len(x), -1, -1)
+                x = torch.cat([x[:, :1], own, x[:, 1 + own.shape[1] :]], dim=1)
+            x = block(x, attn_mask=model.attn_mask)
+        x = model.ln_final(x)
+        x = x[torch.arange(len(x)), self.tokens.argmax(dim=-1)] @ model.text_projection
+        return x / x.norm(dim=-1, keepdim=True)
+
+
+class NaiveGOPro(PaddedPrompts):
+    """The published model with the published parameter names; the arguments are those of `PaddedPrompts`."""
+
+    def __init__(self, model: Any, tokenizer: Any, classnames: list[str], ctx_init: str = "a photo of a") -> None:
+        super().__init__(model, tokenizer, classnames, ctx_init)
         blocks = model.visual.transformer.resblocks
-        self.prompt_learner = _PromptLearner(
-            embedding[0, 1 : 1 + m].clone(), len(blocks), blocks[0].ln_1.normalized_shape[0]
-        )
+        self.prompt_learner = _PromptLearner(self.words, len(blocks), blocks[0].ln_1.normalized_shape[0])
         self.simproj = _SimProj(model.visual.output_dim)
 
     def encode_image(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,19 +124,7 @@ class NaiveGOPro(nn.Module):
             per_layer.append(torch.stack([style, content]).mean(0))
         mixed = torch.stack(per_layer, dim=-1)  # [B, Dt, L]
         shift = learner.rho(mixed)[..., 0]
-        rows = []
-        for one in shift:
-            context = (learner.ctx + one).expand(len(self.tokens), -1, -1)
-            rows.append(torch.cat([self.prefix, context, self.suffix], dim=1))
-        return torch.stack(rows)
-
-    def encode_text(self, rows: torch.Tensor) -> Any:
-        """[C, context_length, Dt] -> [C, E], normalised, by the full computation over padded rows."""
-        model = self.frozen[0]
-        x = rows + model.positional_embedding
-        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
-        x = x[torch.arange(len(x)), self.tokens.argmax(dim=-1)] @ model.text_projection
-        return x / x.norm(dim=-1, keepdim=True)
+        return torch.stack([self.rows(learner.ctx + one) for one in shift])
 
     def encode_view(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised image features [B, E] and text features [B, C, E] of one view."""

@@ -4,7 +4,8 @@ A record is {"schema", "benchmark", "date", "command", "machine", "settings", "r
 "ours", "naive", "ratio", "error", "floor"}. A side is {"seconds", "runs", "peak_bytes", "extrapolated_from"}: the
 median, the single times, and for a size that does not fit where its cost was taken from. A floor is {"flops", "bytes",
 "rates", "seconds", "share"}, with the rates of the same moments; the record's own rates are their medians. Times are
-seconds per run, or per image where "per" says so. What was not measured is null.
+seconds per run, or per image where "per" says so. What was not measured is null; where that is a naive side for want of
+memory, the row may say in "needs_bytes" how much it would take.
 """
 
 from __future__ import annotations

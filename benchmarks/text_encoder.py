@@ -47,9 +47,8 @@ def encoder(args: argparse.Namespace, side: str, classes: int, context: int) -> 
     naive = models.build_naive(clip, classes, context)
 
     def padded(prompts: Any) -> Any:
-        rows = (torch.cat([naive.prefix, one.expand(classes, -1, -1), naive.suffix], dim=1) for one in prompts)
         with models.autocast(args.device, args.dtype):
-            return torch.stack([naive.encode_text(row) for row in rows]).float()
+            return torch.stack([naive.encode_text(naive.rows(one)) for one in prompts]).float()
 
     return padded
 

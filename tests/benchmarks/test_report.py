@@ -36,6 +36,10 @@ def text_case(batch=12, classes=50, context=4, mode="forward"):
     return {"batch": batch, "classes": classes, "context": context, "mode": mode}
 
 
+def method_case(method, batch, classes):
+    return {"method": method, "batch": batch, "classes": classes}
+
+
 def all_records(machine=MACHINE):
     text = [row(text_case(), side(1.25, 1e9), side(25.0, 2e9))]
     text += [row(text_case(4, c), side(c / 100), side(c / 8, None, "4 x 9" if c > 50 else None)) for c in (10, 50, 90)]
@@ -44,10 +48,16 @@ def all_records(machine=MACHINE):
         row({"batch": 4, "classes": 50}, side(4.0, 3e9), side(44.0, 30e9, "4 images x 20 classes")),
         row({"batch": 4, "classes": 500}, side(30.0, 7e9), None, error=None),
     ]
+    methods = [
+        row(method_case("CoOp", None, 100), side(0.5), side(6.0)),
+        row(method_case("CoCoOp", 1, 100), side(2.0, 1e9), side(8.0, 5e9), error=2e-5),
+        row(method_case("MaPLe", 4, 1000), side(9.0, 2e9), None, error=None) | {"needs_bytes": 41.7e9},
+    ]
     test = [row({"batch": 32, "classes": c}, side(0.001 * c, 2e9), side(0.02 * c, 3e9)) for c in (100, 1000)]
     return {
         "text_encoder": record("text_encoder", text, machine),
         "training_step": record("training_step", step, machine),
+        "method_steps": record("method_steps", methods, machine),
         "evaluation": record("evaluation", test, machine, per="image"),
         "startup": record("startup", [row({"what": startup.HELP}, side(0.0712), side(6.0), None)], machine),
     }
@@ -77,6 +87,17 @@ def test_text_table_has_stars_notes_and_no_empty_columns():
     assert "peak" not in figures.text(all_records()["startup"])
 
 
+def test_what_a_naive_side_that_does_not_fit_would_take_is_said():
+    _, rows = figures.table(all_records()["method_steps"])
+    assert [cells[0] for cells in rows] == [
+        "CoOp, text side, 100 classes",
+        "CoCoOp, 1 image x 100 classes",
+        "MaPLe, 4 images x 1000 classes",
+    ]
+    assert rows[1][1:6] == ["2.00 s", "8.00 s", "4.00 x", "1.00 GB", "5.00 GB"]
+    assert rows[2][1:6] == ["9.00 s", "not measured: needs about 42 GB", "-", "2.00 GB", "-"]
+
+
 def test_testing_is_in_images_per_second():
     header, rows = figures.table(all_records()["evaluation"])
     assert rows[0][:4] == ["32 images x 100 classes", "10.0 images/s", "0.5 images/s", "20.0 x"]
@@ -96,9 +117,15 @@ def test_section_names_machine_date_command_targets_and_what_was_not_measured(tm
         "| its share of the floor | at least 60 % | 70 % | yes |",
         "| training step, 4 images x 500 classes: memory | below 6 GB | 7.00 GB | no |",
         "| testing, 100 classes: ours / naive images/s | at least 25 x | 20.0 x | no |",
+        "| CoOp, CoCoOp, MaPLe: agreement of losses and gradients | below 1e-4 | 2e-5 | yes |",
+        "| CoOp, text side, 100 classes: naive / ours | at least 5 x | 12.0 x | yes |",
+        "| MaPLe, text side, 100 classes: naive / ours | at least 5 x | not measured |  |",
+        "| CoCoOp, training step, 1 image x 100 classes: naive / ours | at least 5 x | 4.00 x | no |",
+        "| MaPLe, training step, 4 images x 1000 classes: memory | below 4 GB | 2.00 GB | yes |",
         "| `python train.py --help` | below 1 s | 71.2 ms | yes |",
         "| first training step of the demo, from the start of python | below 10 s | not measured |  |",
         "| training step, 4 images x 50 classes | below 25 ms | not measured |  |",
+        "| CoCoOp, training step, 8 images x 100 classes | - | not measured |  |",
         "**GPU of the H100 class, bf16**: not measured.",
         "**Data loading**: not measured.",
     ):
@@ -110,6 +137,7 @@ def test_section_with_a_gpu_and_with_nothing(tmp_path):
     text = report.section(tmp_path, tmp_path)
     assert "**CPU**: not measured." in text and "GPU of the H100 class" not in text
     assert "| testing, 1000 classes | at least 700 images/s | 1.00 images/s | no |" in text
+    assert "| MaPLe, training step, 4 images x 1000 classes | - | 9.00 s |  |" in text
     (tmp_path / "empty").mkdir()
     text = report.section(tmp_path / "empty", tmp_path)
     assert "**CPU**: not measured." in text and "**GPU of the H100 class, bf16**: not measured." in text
@@ -168,7 +196,7 @@ def test_records_group_by_machine_and_precision(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps(half))
     write(tmp_path, {"one": record("startup", all_records()["startup"]["rows"], GPU)})
     groups = read(tmp_path)
-    assert sorted(len(group) for group in groups) == [1, 1, 4]
+    assert sorted(len(group) for group in groups) == [1, 1, 5]
     assert find(groups[0], "data_loading", batch=1) is None
     assert check(half) is half
 

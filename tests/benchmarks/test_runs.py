@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import measure
+from benchmarks import measure, method_steps
 from benchmarks.figures import TITLES, text
 from benchmarks.record import check
 
@@ -67,6 +67,34 @@ def test_training_step(quick):
     assert large["naive"]["peak_bytes"] >= small["naive"]["peak_bytes"] * 0.9
 
 
+def test_method_steps(quick):
+    record = quick("method_steps")
+    text, large, step = record["rows"]
+    for row in (text, step):
+        assert 0 <= row["error"] < 1e-4 and row["naive"]["runs"] and "needs_bytes" not in row
+        assert row["ratio"] == pytest.approx(row["naive"]["seconds"] / row["ours"]["seconds"])
+        assert all(row[side]["peak_bytes"] > 1e7 for side in ("ours", "naive"))
+    assert large["naive"] is None and large["ratio"] is None and large["needs_bytes"] > 1e7
+    assert large["ours"]["peak_bytes"] > 1e7
+
+
+@pytest.mark.parametrize(
+    ("method", "batch"), [("CoOp", 2), ("CoCoOp", 1), ("CoCoOp", 3), ("MaPLe", None), ("MaPLe", 2)]
+)
+def test_other_methods_agree_with_the_naive_references(method, batch, tmp_path):
+    args = measure.options("", ["--quick", "--device", "cpu", "--out", str(tmp_path)])
+    case = (method, batch, 9)
+    assert method_steps.error_of(args, case) < 1e-4
+    _, gradients = method_steps.Side(args, "ours", case).gradients()
+    assert all(g.abs().max() > 0 for g in gradients)
+    if batch:
+        side = method_steps.Side(args, "ours", case)
+        first = float(side.loss().detach())
+        step = side.step()
+        step(), step()
+        assert float(side.loss().detach()) < first
+
+
 def test_evaluation(quick):
     record = quick("evaluation")
     check_models(record, 1e-5)
@@ -94,7 +122,7 @@ def test_data_loading(quick):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["text_encoder", "training_step", "evaluation"])
+@pytest.mark.parametrize("name", ["text_encoder", "training_step", "method_steps", "evaluation"])
 def test_gpu(quick, name):
     record = quick(name, "--device", "cuda", "--backbone", "ViT-B/32")
     assert record["machine"]["device"] == "cuda" and record["settings"]["dtype"] == "bf16"
