@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 from yacs.config import CfgNode
 
 import clip
-from dassl.config import get_cfg_default, refuse_unread
+from dassl.config import flatten, get_cfg_default, refuse_unread
 from dassl.config.check import Rule, at_least, empty, one_of, text
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
@@ -317,6 +318,10 @@ class CLIPTrainer(TrainerX):
         wanted, got = self.cfg.MODEL.BACKBONE.NAME, meta.get("backbone", self.cfg.MODEL.BACKBONE.NAME)
         if got != wanted and not self._same_weights(meta):
             raise ValueError(f"the checkpoint was trained on backbone {got!r}, MODEL.BACKBONE.NAME is {wanted!r}")
+        trained = flatten(meta.get("config", {}).get("TRAINER", {}).get(self.config_key, {}))
+        for key, value in flatten(yaml.safe_load(self.options.dump())).items():  # what shows in no tensor's shape too
+            if trained.get(key, value) != value:
+                print(f"TRAINER.{self.config_key}.{key} is {value!r}; the weights were trained with {trained[key]!r}")
 
 
 def settle_input(cfg: CfgNode, clip_model: clip.FrozenCLIP) -> None:

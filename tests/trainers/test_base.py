@@ -65,3 +65,12 @@ def test_cosine_logits_of_shared_and_of_each_images_own_text():
 def test_keys_that_no_method_reads_are_refused(run, key, value):
     with pytest.raises(ValueError, match=key):
         run("out", key, value, trainer="CoOp")
+
+
+def test_a_test_with_other_keys_of_the_method_says_so(run, capsys):
+    _, folder = run("trained", trainer="CLIPAdapter")
+    load = ("--eval-only", "--model-dir", str(folder))
+    run("same", *load, trainer="CLIPAdapter")
+    assert "the weights were trained with" not in capsys.readouterr().out
+    run("other", *load, "TRAINER.CLIPADAPTER.RATIO", "0.5", trainer="CLIPAdapter")
+    assert "TRAINER.CLIPADAPTER.RATIO is 0.5; the weights were trained with 0.2" in capsys.readouterr().out
