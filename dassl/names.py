@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 # Words like PACS, VOC2007 or 2019 are no config keys: of those without a dot there are only these.
-_KEY = re.compile(r"[A-Z]\w*(\.[A-Z]\w*)+(\.\w+)*|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE|VERSION")
+_KEY = re.compile(r"[A-Z]\w*(\.[A-Z]\w*)+(\.\w+)*|OUTPUT_DIR|RECIPE|RESUME|SEED|USE_CUDA|VERBOSE|VERSION")
 
 
 def is_config_key(word: str) -> bool:

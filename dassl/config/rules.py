@@ -36,6 +36,7 @@ _begun_run = Rule(
 
 RULES = {
     "OUTPUT_DIR": text,
+    "RECIPE": each(text),
     "RESUME": empty | _begun_run,
     "INPUT.SIZE": each(whole(1), count=2),
     "INPUT.INTERPOLATION": one_of(*INTERPOLATION_MODES),
