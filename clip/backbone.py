@@ -149,16 +149,15 @@ class FrozenCLIP(nn.Module):
         self.check_blocks("encode_image_statistics", "reads token statistics of each block of the image tower")
         return ImageFeatures(*encode_images(self.model.visual, self._vision_blocks, self._input(images), True))
 
-    def check_blocks(self, asker: str, what: str, depth: int = 0) -> None:
-        """Refuse an image tower without blocks that are known, or with fewer; for methods to call before long work.
+    def check_blocks(self, asker: str, what: str) -> None:
+        """Refuse an image tower without blocks that are known; for methods to call before long work.
 
         Args:
             asker: Who needs them, for the message.
             what: What for: a verb and its object, for the message.
-            depth: How many blocks are needed.
 
         Raises:
-            ValueError: The tower is no ViT of residual attention blocks, or has too few.
+            ValueError: The tower is no ViT of residual attention blocks.
         """
         if not self._vision_blocks:
             raise ValueError(
@@ -166,8 +165,6 @@ class FrozenCLIP(nn.Module):
                 f"({type(self.model.visual).__name__}) without such transformer blocks. Use a ViT, e.g. ViT-B/16, "
                 "ViT-L/14 or an open_clip ViT as MODEL:TAG"
             )
-        if depth > self.vision_layers:
-            raise ValueError(f"{asker} {what}: {depth} blocks, but that of {self.name} has {self.vision_layers}")
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         size = self.image_size

@@ -109,10 +109,15 @@ class CLIPTrainer(TrainerX):
     def labels_in_training(self) -> list[int | None]:
         """For each class at hand its label in the training of the weights, by name; None for a new class.
 
-        For methods that know more of the classes that they were trained on than of others.
+        For methods that know more of the classes that they were trained on than of others. Of classes that share a
+        name, the first is the first there, the second the second.
         """
-        labels = {name: label for label, name in reversed(list(enumerate(self.trained_classes)))}
-        return [labels.get(name) for name in self.classnames]
+
+        def numbered(names: list[str]) -> list[tuple[str, int]]:
+            return [(name, names[:i].count(name)) for i, name in enumerate(names)]
+
+        labels = {key: label for label, key in enumerate(numbered(self.trained_classes))}
+        return [labels.get(key) for key in numbered(self.classnames)]
 
     def check_room(self, key: str, tokens: int, template: str = "{}.") -> None:
         """Refuse a context that leaves no room for the class names, before anything of its size is built.

@@ -17,7 +17,7 @@ from dassl.config.check import at_least, share
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
-from .model import Output, PromptedCLIP, cosine_logits
+from .model import FixedText, Output, cosine_logits
 from .templates import DEFAULT_TEMPLATE, TEMPLATES
 
 RULES = {
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
         return adapted
 
 
-class AdaptedCLIP(PromptedCLIP):
+class AdaptedCLIP(FixedText):
     """A frozen CLIP with an adapter of the image feature.
 
     Args:
@@ -66,8 +66,8 @@ class AdaptedCLIP(PromptedCLIP):
     """
 
     def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: Adapter, ratio: float) -> None:
-        super().__init__(clip_model, learner)
-        self.fixed, self.ratio = text, ratio
+        super().__init__(clip_model, text, learner)
+        self.ratio = ratio
 
     def classify(self, image: torch.Tensor) -> Output:
         """Image features [B, E] -> logits of the adapted ones."""

@@ -108,6 +108,24 @@ class ContextCLIP(PromptedCLIP):
         return F.normalize(self.clip.encode_prompts(self.learner(), self.tree), dim=-1)
 
 
+class FixedText(PromptedCLIP):
+    """CLIP with text features that nothing changes.
+
+    Args:
+        clip_model: The backbone.
+        text: [C, E], normalised.
+        learner: What else is learned; None: nothing.
+    """
+
+    def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: nn.Module | None = None) -> None:
+        super().__init__(clip_model, learner or nn.Module())
+        self.fixed = text
+
+    def encode_text(self) -> torch.Tensor:
+        """[C, E]."""
+        return self.fixed
+
+
 def initial_context(clip_model: FrozenCLIP, n_ctx: int, ctx_init: str = "", ctx_std: float = 0.02) -> torch.Tensor:
     """First value of a learnable context.
 

@@ -31,7 +31,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.distributed import broadcast_module
 
 from .base import PRECISION_RULE, CLIPTrainer
-from .model import Output, PromptedCLIP, cosine_logits
+from .model import FixedText, Output, cosine_logits
 from .templates import DEFAULT_TEMPLATE, ENSEMBLES, TEMPLATES, ensemble
 
 _KEY = "TRAINER.TIPADAPTER"
@@ -108,7 +108,7 @@ def votes(affinity: torch.Tensor, values: torch.Tensor, alpha: Any, beta: Any) -
     return added
 
 
-class TipCLIP(PromptedCLIP):
+class TipCLIP(FixedText):
     """A frozen CLIP with a bank of training features.
 
     Args:
@@ -121,8 +121,8 @@ class TipCLIP(PromptedCLIP):
     learner: Bank
 
     def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: Bank, scale: float) -> None:
-        super().__init__(clip_model, learner)
-        self.fixed, self.scale = text, scale
+        super().__init__(clip_model, text, learner)
+        self.scale = scale
         self.label_of: torch.Tensor | None = None  # class at hand (or -1) of each class of the training
 
     def values(self) -> torch.Tensor:
@@ -227,11 +227,13 @@ class _TipTrainer(CLIPTrainer):
         state_dict = super().convert_state_dict(name, state_dict)
         if "keys" in state_dict:
             self.model.learner.resize(len(state_dict["keys"]))
-        labels = {name: label for label, name in reversed(list(enumerate(self.classnames)))}
-        known = [labels.get(name, -1) for name in self.trained_classes]
-        self.model.label_of = torch.tensor(known, device=self.device)
-        missing = self.num_classes - len({label for label in known if label >= 0})
-        if missing:
+        label_of = [-1] * len(self.trained_classes)
+        trained = self.labels_in_training()
+        for label, before in enumerate(trained):
+            if before is not None:
+                label_of[before] = label
+        self.model.label_of = torch.tensor(label_of, device=self.device)
+        if missing := trained.count(None):
             print(f"The bank holds no images of {missing} of {self.num_classes} classes: these have the prompts alone")
         return state_dict
 

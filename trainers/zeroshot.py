@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import nn
 from yacs.config import CfgNode
 
-from clip import FrozenCLIP
 from dassl.config.check import Rule, one_of
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISION_RULE, CLIPTrainer
-from .model import PromptedCLIP
+from .model import FixedText
 from .templates import DEFAULT_TEMPLATE, ENSEMBLES, TEMPLATES, ensemble, fill, has_one_place
 
 ENSEMBLE_NAMES = [*ENSEMBLES, *(f"auto+{name}" for name in ENSEMBLES)]
@@ -30,23 +27,6 @@ def add_config(cfg: CfgNode) -> None:
     # sentences for ImageNet; auto+clip7: the data set's beside these, CoOp's ensemble.
     node.TEMPLATE = "auto"
     node.PREC = "fp16"
-
-
-class FixedText(PromptedCLIP):
-    """CLIP with text features that nothing changes.
-
-    Args:
-        clip_model: The backbone.
-        text: [C, E], normalised.
-    """
-
-    def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor) -> None:
-        super().__init__(clip_model, nn.Module())
-        self.fixed = text
-
-    def encode_text(self) -> torch.Tensor:
-        """[C, E]."""
-        return self.fixed
 
 
 @TRAINER_REGISTRY.register()

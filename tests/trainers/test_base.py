@@ -74,3 +74,12 @@ def test_a_test_with_other_keys_of_the_method_says_so(run, capsys):
     assert "the weights were trained with" not in capsys.readouterr().out
     run("other", *load, "TRAINER.CLIPADAPTER.RATIO", "0.5", trainer="CLIPAdapter")
     assert "TRAINER.CLIPADAPTER.RATIO is 0.5; the weights were trained with 0.2" in capsys.readouterr().out
+
+
+def test_classes_that_share_a_name_keep_their_own_label(run, monkeypatch):
+    from trainers.base import CLIPTrainer
+
+    trainer = CLIPTrainer.__new__(CLIPTrainer)
+    monkeypatch.setattr(CLIPTrainer, "classnames", ["crane", "missile", "crane", "new"])
+    trainer.trained_classes = ["missile", "crane", "crane", "missile"]
+    assert trainer.labels_in_training() == [1, 0, 2, None]
