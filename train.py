@@ -8,12 +8,16 @@ name another one that it only changes, `_BASE_: other.yaml`, and hold values for
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dassl.names import is_config_key
+from dassl.startup import importing
 
 if TYPE_CHECKING:  # heavy imports wait until the arguments are parsed, so that --help answers at once
     from yacs.config import CfgNode
@@ -34,33 +38,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", default="", help="folder of the data sets (DATASET.ROOT)")
-    parser.add_argument("--output-dir", default="", help="the run's folder (OUTPUT_DIR)")
-    parser.add_argument("--resume", default="", help="folder of a run to resume from (default: the output folder)")
-    parser.add_argument("--seed", type=int, help="seed of everything; negative draws one (SEED)")
-    parser.add_argument("--source-domains", nargs="+", help="domains to train on (DATASET.SOURCE_DOMAINS)")
-    parser.add_argument("--target-domains", nargs="+", help="domains to test on (DATASET.TARGET_DOMAINS)")
-    parser.add_argument("--transforms", nargs="+", help="training transforms (INPUT.TRANSFORMS)")
-    parser.add_argument("--config-file", type=expanduser, default="", help="YAML file of the method")
-    parser.add_argument("--dataset-config-file", type=expanduser, default="", help="YAML file of the data set")
-    parser.add_argument("--trainer", default="", help="registered name of a method (TRAINER.NAME)")
-    parser.add_argument("--backbone", default="", help="CLIP by name, MODEL:TAG or file (MODEL.BACKBONE.NAME)")
-    parser.add_argument("--head", default="", help="name of a head, for trainers that have one (MODEL.HEAD.NAME)")
-    parser.add_argument("--eval-only", action="store_true", help="test the checkpoint in --model-dir")
-    parser.add_argument(
-        "--model-dir", type=expanduser, default="", help="run folder to load the checkpoint from, for --eval-only"
-    )
-    parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the last)")
-    parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    add = parser.add_argument
+    add("--root", default="", help="folder of the data sets (DATASET.ROOT)")
+    add("--output-dir", default="", help="the run's folder (OUTPUT_DIR)")
+    add("--resume", default="", help="folder of a run to resume from (default: the output folder)")
+    add("--seed", type=int, help="seed of everything; negative draws one (SEED)")
+    add("--source-domains", nargs="+", help="domains to train on (DATASET.SOURCE_DOMAINS)")
+    add("--target-domains", nargs="+", help="domains to test on (DATASET.TARGET_DOMAINS)")
+    add("--transforms", nargs="+", help="training transforms (INPUT.TRANSFORMS)")
+    add("--config-file", type=expanduser, default="", help="YAML file of the method")
+    add("--dataset-config-file", type=expanduser, default="", help="YAML file of the data set")
+    add("--trainer", default="", help="registered name of a method (TRAINER.NAME)")
+    add("--backbone", default="", help="CLIP by name, MODEL:TAG or file (MODEL.BACKBONE.NAME)")
+    add("--head", default="", help="name of a head, for trainers that have one (MODEL.HEAD.NAME)")
+    add("--eval-only", action="store_true", help="test the checkpoint in --model-dir")
+    add("--model-dir", type=expanduser, default="", help="run folder to load the checkpoint from, for --eval-only")
+    add("--load-epoch", type=int, help="epoch to load (default: the last)")
+    add("--no-train", action="store_true", help="build everything, then stop")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Parse a command line; KEY VALUE pairs may stand anywhere in it.
-
-    Args:
-        argv: Arguments without the program's name.
+    """Parse a command line, without the program's name; KEY VALUE pairs may stand anywhere in it.
 
     Returns:
         The flags, and in `opts` the pairs.
@@ -94,10 +94,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
 
 
 def compose(args: argparse.Namespace) -> tuple[CfgNode, list[Recipe]]:
-    """Compose the config of a run.
-
-    Args:
-        args: Parsed command line.
+    """Compose the config of a run from its parsed command line.
 
     Returns:
         The frozen config, and the recipes (_WHEN_) of its files, applied or not.
@@ -128,12 +125,11 @@ def compose(args: argparse.Namespace) -> tuple[CfgNode, list[Recipe]]:
     def merge(facts: dict[str, Any] | None = None, files_only: bool = False) -> tuple[CfgNode, list[Recipe]]:
         cfg, recipes = get_cfg_default(), []
         trainers.add_config(cfg)
-        for path in (args.dataset_config_file, args.config_file):
-            recipes += merge_file(cfg, path, facts) if path else []
-        if files_only:
-            return cfg, recipes
-        merge_opts(cfg, [item for pair in given.items() for item in pair])
-        merge_opts(cfg, args.opts)
+        for path in filter(None, (args.dataset_config_file, args.config_file)):
+            recipes += merge_file(cfg, path, facts)
+        if not files_only:
+            merge_opts(cfg, [item for pair in given.items() for item in pair])
+            merge_opts(cfg, args.opts)
         return cfg, recipes
 
     cfg, recipes = merge()
@@ -148,6 +144,45 @@ def compose(args: argparse.Namespace) -> tuple[CfgNode, list[Recipe]]:
     return cfg, recipes
 
 
+def next_steps(args: argparse.Namespace, cfg: CfgNode, num_classes: int) -> str:
+    """What to do with a run that has trained on so many classes: commands to paste into a shell in the same folder."""
+    words: list[str] = []
+    named = ("source_domains", "target_domains", "transforms", "root", "trainer", "backbone", "head")
+    for name in (*named, "dataset_config_file", "config_file"):
+        if value := getattr(args, name):
+            words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
+    words += ["--seed", str(cfg.SEED)]
+    pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    for key in ("OUTPUT_DIR", "RESUME", "SEED"):
+        pairs.pop(key, None)
+    folder, python, here = cfg.OUTPUT_DIR, _program("python"), Path(__file__).parent
+
+    def test(name: str, **changed: str) -> str:
+        flags = ["--eval-only", "--model-dir", folder, "--output-dir", os.path.join(folder, name)]
+        settings = [word for pair in {**pairs, **changed}.items() for word in pair]
+        return shlex.join(map(str, [*python, _shown(here / "train.py"), *flags, *words, *settings]))
+
+    lines = [f"Test it:     {test('test')}"]
+    if cfg.DATASET.SUBSAMPLE_CLASSES == "base" and num_classes > 1:
+        lines += [f"New classes: {test('test_new', **{'DATASET.SUBSAMPLE_CLASSES': 'new'})}"]
+    predict = shlex.join([*python, _shown(here / "predict.py"), "--model-dir", folder])
+    board = shlex.join([*_program("tensorboard"), "--logdir", folder])
+    return "\n".join([*lines, f"Predict:     {predict} IMAGE_OR_FOLDER", f"TensorBoard: {board}"])
+
+
+def _shown(path: Path) -> str:
+    """A path as a shell in the working folder may be given it; short where it lies there."""
+    return os.path.relpath(path) if Path.cwd() in path.absolute().parents else str(path.absolute())
+
+
+def _program(name: str) -> list[str]:
+    """How a shell calls a program of this interpreter's environment: by its name where the PATH leads there."""
+    own = Path(sys.executable).with_name(name)
+    if own.exists():
+        return [name if shutil.which(name) == str(own) else _shown(own)]
+    return [_shown(Path(sys.executable)), *([] if name == "python" else ["-m", f"{name}.main"])]
+
+
 def main(argv: list[str] | None = None) -> dict[str, float] | None:
     """Run from a command line.
 
@@ -160,8 +195,10 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
 
-    import datasets  # noqa: F401  registers the data sets
-    from dassl.engine import build_trainer, run
+    with importing():
+        import datasets  # noqa: F401  registers the data sets
+        import trainers  # noqa: F401  and the methods
+        from dassl.engine import build_trainer, run
 
     cfg, recipes = compose(args)
     with run(cfg, argv, config_name=Path(args.config_file).stem) as this_run:
@@ -178,14 +215,16 @@ def main(argv: list[str] | None = None) -> dict[str, float] | None:
             free = trainer.free_keys(trainer.loaded_meta)
         else:
             free = trainer.check_resume(cfg.RESUME or cfg.OUTPUT_DIR)
-        this_run.begin("train" if learns and not args.eval_only else "test", weights, free)
+        trains = learns and not args.eval_only
+        this_run.begin("train" if trains else "test", weights, free)
         if args.eval_only:
             trainer.test()
         else:
             trainer.train()
         this_run.finish(trainer.result_record())
-        results: dict[str, float] = trainer.results
-        return results
+        if trains:
+            print(next_steps(args, cfg, trainer.num_classes))
+        return dict(trainer.results)
 
 
 if __name__ == "__main__":

@@ -38,13 +38,9 @@ SHARES = (0.20, 0.45, 0.27, 0.08)
 
 
 def class_names(count: int) -> list[str]:
-    """The first `count` names of a list that is always the same.
+    """The first `count` of a list of distinct names that is always the same.
 
-    Args:
-        count: How many, from 1; up to about 1,000 they are as long, and share as few first words, as ImageNet's.
-
-    Returns:
-        Distinct names.
+    Up to about 1,000 they are as long, and share as few first words, as ImageNet's.
     """
     first, second, last = FIRST.split(), SECOND.split(), LAST.split()
     draw, names, deck = random.Random(0), dict[str, None](), list[str]()

@@ -21,7 +21,6 @@ from typing import Any, cast
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import machine, measure, record
-from benchmarks.measure import relative_error, require
 from benchmarks.pictures import make_pictures
 
 VIEWS = ("img", "img2", "img3")
@@ -46,9 +45,8 @@ class Loading:
         from trainers.gopro.views import augmix_view, moco_view
 
         configs = record.ROOT / "configs"
-        argv = ["--root", str(pictures), "--seed", "1"]
-        argv += ["--dataset-config-file", str(configs / "datasets/image_folder.yaml")]
-        argv += ["--config-file", str(configs / f"trainers/GOPro/{config}.yaml")]
+        argv = ["--root", str(pictures), "--dataset-config-file", str(configs / "datasets/image_folder.yaml")]
+        argv += ["--seed", "1", "--config-file", str(configs / f"trainers/GOPro/{config}.yaml")]
         opts = f"INPUT.SIZE ({size},{size}) DATALOADER.TRAIN_X.BATCH_SIZE {batch} DATALOADER.NUM_WORKERS {workers}"
         cfg = train.build_config(train.parse_args([*argv, *opts.split(), "VERBOSE", "False"]))
         mean, std, how = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, cfg.INPUT.INTERPOLATION
@@ -91,7 +89,7 @@ class Loading:
         ours = next(iter(self.ours()))
         self.epoch -= 1
         naive = next(self.naive())
-        return relative_error([ours[name] for name in VIEWS], [naive[name] for name in VIEWS])
+        return measure.relative_error([ours[name] for name in VIEWS], [naive[name] for name in VIEWS])
 
     def views_alone(self) -> float:
         """Seconds an image that its views take on all cores, decoding and workers' overhead left out."""
@@ -109,19 +107,15 @@ class Loading:
 
 def trainer_step(classes: int) -> Callable[[dict[str, Any]], None]:
     """One training step of the tiny CLIP on a batch, as the demo's."""
-    from benchmarks import models
+    from benchmarks import models, steps
 
     model = models.build_ours(models.backbone("tiny", "cpu"), classes).train()
-
-    def loss(batch: dict[str, Any]) -> Any:
-        return models.ours_loss(model, [batch[name] for name in VIEWS], batch["label"])
-
-    return models.step(loss, model.learner)
+    return steps.sgd(lambda batch: steps.our_loss(model(*(batch[v] for v in VIEWS)), batch["label"]), model.learner)
 
 
-def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None) -> dict[str, Any]:
+def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], None] | None = None) -> dict[str, Any]:
     """A row of the record: an epoch each way, with training steps if given; times are per image."""
-    error = require(loading.error(), 1e-6, what)
+    error = measure.require(loading.error(), 1e-6, what)
 
     def epoch(batches: Callable[[], Iterable[Any]]) -> None:
         for batch in batches():
@@ -136,7 +130,7 @@ def compare(loading: Loading, what: str, repeats: int, step: Callable[[Any], Non
         least = alone["step"]["seconds"] / loading.batch
     sides = {name: record.per_image(side, loading.images) for name, side in times.items()}
     floor = {"seconds": least, "share": least / sides["ours"]["seconds"]}
-    return record.row({"what": what}, sides["ours"], sides["naive"], error=error, floor=floor)
+    return record.row({"what": what}, **sides, error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -144,19 +138,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = measure.options(__doc__, argv, models=False)
     from benchmarks import models
 
-    cores = machine.describe("cpu")["cores"]
     tiny = models.backbone("tiny", "cpu").image_size
-    rows = []
+    classes, per_class, width, height = (2, 8, 64, 48) if args.quick else (8, 16, 500, 375)
+    size, batch, workers = (32, 4, 1) if args.quick else (224, 16, machine.describe("cpu")["cores"])
     with tempfile.TemporaryDirectory() as folder:
-        classes, per_class, width, height = (2, 8, 64, 48) if args.quick else (8, 16, 500, 375)
         large = make_pictures(Path(folder) / "large", classes, per_class, width, height)
         small = make_pictures(Path(folder) / "small", classes, 2 * per_class, 80, 80)
-        workers = 1 if args.quick else cores
-        size = 32 if args.quick else 224
         loading = Loading(large, "vit_b16", size, 4, workers)
-        rows.append(compare(loading, f"three views of {size} px from {width} x {height} JPEG", args.repeats, None))
-        loading = Loading(small, "tiny", tiny, 4 if args.quick else 16, workers)
-        step = trainer_step(classes)
+        rows = [compare(loading, f"three views of {size} px from {width} x {height} JPEG", args.repeats)]
+        loading, step = Loading(small, "tiny", tiny, batch, workers), trainer_step(classes)
         rows.append(compare(loading, "training of the tiny CLIP, data included", args.repeats, step))
         del loading
     return record.finish("data_loading", args, rows, per="image")

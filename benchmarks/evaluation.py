@@ -18,7 +18,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import figures, machine, measure, record
-from benchmarks.measure import relative_error, require
 
 # Classes, images a batch of ours, and of the naive side, which takes its images one after another anyway.
 CASES = [(10, 32, 4), (100, 32, 2), (1000, 16, 1)]
@@ -65,15 +64,14 @@ def measure_case(
     counts = {"ours": batch, "naive": naive_batch}
     sides = {side: partial(build(args, side, classes), images[:count]) for side, count in counts.items()}
     times = measure.measure(sides, args.repeats, args.device, results=logits, probe=probe)
-    error = relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
-    require(error, models.LIMITS[args.dtype], figures.label(case))
-    result = {}
+    error = measure.relative_error([logits["ours"][:naive_batch]], [logits["naive"]])
+    measure.require(error, models.LIMITS[args.dtype], figures.label(case))
     for side, count in counts.items():
         peak = measure.peak_bytes(run_alone, args, side, classes, count, device=args.device)
-        result[side] = record.per_image(times[side], count) | {"peak_bytes": peak}
+        times[side] = record.per_image(times[side], count) | {"peak_bytes": peak}
     work = models.whole_floor(clip, batch, classes, training=False)
-    floor = work.over(batch).floor(probe.take(), result["ours"]["seconds"])
-    return record.row(case, result["ours"], result["naive"], error=error, floor=floor)
+    floor = work.over(batch).floor(probe.take(), times["ours"]["seconds"])
+    return record.row(case, **times, error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
+
+from reporting.tables import aligned
 
 TITLES = {
     "text_encoder": "Text encoder",
     "training_step": "Training step",
+    "sem_classes": "Training step with L_sem of some classes, beside that of all",
     "method_steps": "Training steps of other methods",
     "evaluation": "Testing",
+    "prediction": "Prediction",
     "startup": "Start-up",
+    "processes": "Several processes",
     "data_loading": "Data loading",
+    "end_to_end": "A whole benchmark, runs that share and runs that do not",
 }
+OTHER = {"sem_classes": "all classes"}  # the side beside ours, where it is not the naive one
 
 
 def label(case: Mapping[str, Any]) -> str:
@@ -24,6 +32,8 @@ def label(case: Mapping[str, Any]) -> str:
         part = "text side" if batch is None else f"{batch} image{'s' if batch > 1 else ''}"
         return f"{case['method']}, {part}{', ' if batch is None else ' x '}{case['classes']} classes"
     parts = [f"{case['batch']} {'prompts' if 'mode' in case else 'images'} x {case['classes']} classes"]
+    if "sem_classes" in case:
+        parts.append(f"L_sem of {case['sem_classes']}")
     if "batch" in case and case.get("context", 4) != 4:
         parts.append(f"{case['context']} context tokens")
     return ", ".join([*parts, *([case["mode"]] if "mode" in case else [])])
@@ -56,6 +66,11 @@ def images_per_second(value: float) -> str:
     return f"{amount(value)} images/s"
 
 
+def brief(text: str) -> str:
+    """A written amount without a fraction of zeros."""
+    return re.sub(r"[.]0+ ", " ", text)
+
+
 def error(value: float | None) -> str:
     """A relative error, e.g. 2.1e-7."""
     if value is None:
@@ -77,7 +92,8 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         star = "*" if side and side.get("extrapolated_from") and side.get("peak_bytes") else ""
         return (gigabytes(side.get("peak_bytes")) if side else "-") + star
 
-    header = ["", "ours", "naive", "ratio", "our peak", "naive peak", "error", "floor", "of the floor"]
+    other = OTHER.get(record["benchmark"], "naive")
+    header = ["", "ours", other, "ratio", "our peak", f"{other} peak", "error", "floor", "of the floor"]
     rows = []
     for row in record["rows"]:
         ours, naive, floor = row["ours"], row["naive"], row["floor"] or {}
@@ -87,7 +103,7 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 label(row["case"]),
                 time(ours),
                 f"not measured: needs about {amount(needs / 1e9, 2)} GB" if needs else time(naive),
-                "-" if row["ratio"] is None else f"{amount(row['ratio'])} x{'*' if _starred(row) else ''}",
+                "-" if row["ratio"] is None else f"{amount(row['ratio'])} x{'*' if starred(row) else ''}",
                 memory(ours),
                 memory(naive),
                 error(row["error"]),
@@ -101,29 +117,22 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def notes(record: Mapping[str, Any]) -> list[str]:
     """Where starred figures come from."""
-    sizes = sorted({row["naive"]["extrapolated_from"] for row in record["rows"] if _starred(row)})
-    return (
-        [f"* does not fit or takes too long; in a straight line from what does: {'; '.join(sizes)}."] if sizes else []
-    )
+    sizes = "; ".join(sorted({row["naive"]["extrapolated_from"] for row in record["rows"] if starred(row)}))
+    return [f"* does not fit or takes too long; in a straight line from what does: {sizes}."] if sizes else []
 
 
-def _starred(row: Mapping[str, Any]) -> bool:
+def starred(row: Mapping[str, Any]) -> bool:
+    """Whether the naive side is extrapolated."""
     return bool(row["naive"] and row["naive"].get("extrapolated_from"))
 
 
 def text(record: Mapping[str, Any]) -> str:
     """The record for a terminal."""
     header, rows = table(record)
-    widths = [max(len(cells[i]) for cells in [header, *rows]) for i in range(len(header))]
-
-    def aligned(cells: Sequence[str]) -> str:
-        places = zip(cells, widths, strict=True)
-        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(places)).rstrip()
-
     settings = record["settings"]
     chosen = ", ".join(str(settings[key]) for key in ("backbone", "dtype") if key in settings)
     title = f"{TITLES[record['benchmark']]}: {record['machine']['name']}" + (f"; {chosen}" if chosen else "")
-    lines = [title, aligned(header), *map(aligned, rows), *notes(record)]
+    lines = [title, *(line.rstrip() for line in aligned([header, *rows], labels=1)), *notes(record)]
     if record["rates"]:
         lines.append(rate_note(record["rates"]))
     return "\n".join(lines)

@@ -38,7 +38,13 @@ def describe(device: str) -> dict[str, Any]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = _cpu()
-    about = {
+    name, short = f"{cpu}, {cores} cores", f"{slug(cpu)}-{cores}-cores"
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+        short = slug(name)
+    return {
+        "name": name,
+        "short": short,
         "device": device,
         "cpu": cpu,
         "cores": cores,
@@ -48,10 +54,6 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    if device == "cuda":
-        gpu = torch.cuda.get_device_name()
-        return {"name": gpu, "short": slug(gpu), **about}
-    return {"name": f"{cpu}, {cores} cores", "short": f"{slug(cpu)}-{cores}-cores", **about}
 
 
 def slug(name: str) -> str:
@@ -91,14 +93,13 @@ def end_with_parent() -> None:
 
     Before the child asks for work: it holds both ends of the queue, so that one without a parent would wait for ever.
     """
-    threading.Thread(target=_exit_after_parent, daemon=True).start()
 
+    def exit_after_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
 
-def _exit_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=exit_after_parent, daemon=True).start()
 
 
 class Probe:
@@ -116,17 +117,19 @@ class Probe:
     def __init__(self, device: str, dtype: str, quick: bool = False) -> None:
         import torch
 
+        from clip.linear import linear
         from dassl.engine.optimisation import PRECISIONS
 
         self.device = device
         kind = PRECISIONS[dtype].weights
         scale = 1 if quick else 4 if device == "cpu" else 16
-        self.products = []
-        # Rows x inner x columns: square, and the text tower's two MLP products over many rows.
+        self.products: list[tuple[int, Callable[[], Any]]] = []
+        # Rows x inner x columns: square, and the text tower's two MLP products over many rows; by either library.
         for n, k, m in ((512, 512, 512), (768, 128, 512), (768, 512, 128)):
             a = torch.randn(n * scale, k * scale, device=device).to(kind)
             b = torch.randn(k * scale, m * scale, device=device).to(kind)
-            self.products.append((2 * n * k * m * scale**3, a, b, torch.empty_like(a @ b)))
+            ways = (partial(torch.mm, a, b, out=torch.empty_like(a @ b)), partial(linear, a, b.t()))
+            self.products += [(2 * n * k * m * scale**3, way) for way in ways]
         self.source = torch.ones((4 if quick else 128) * 2**20 // 4, device=device)
         self.target = torch.ones_like(self.source)
         self.samples: list[tuple[float, float]] = []
@@ -143,9 +146,7 @@ class Probe:
 
     def sample(self) -> None:
         """Measure both rates once: the best of the products, and a large copy (read and written)."""
-        import torch
-
-        flops = max(n / self._seconds(partial(torch.mm, a, b, out=out)) for n, a, b, out in self.products)
+        flops = max(n / self._seconds(product) for n, product in self.products)
         copied = self._seconds(partial(self.target.copy_, self.source))
         self.samples.append((flops, 2 * self.source.numel() * 4 / copied))
 

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
-import statistics
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, record
 from benchmarks.record import RESULTS, ROOT, USUAL_DTYPE
 
 LONG_SEC = 10
 SHARE = 0.75  # of the memory at hand, which the naive side may plan to take
 
 
-def options(description: str, argv: Sequence[str] | None = None, models: bool = True) -> argparse.Namespace:
+def options(
+    description: str,
+    argv: Sequence[str] | None = None,
+    models: bool = True,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
+    classes: Sequence[int] = (),
+) -> argparse.Namespace:
     """Parse a benchmark's command line; exits, saying so, when it asks for what cannot be done here.
 
     Args:
         description: The benchmark's docstring.
         argv: Arguments without the program's name; None takes sys.argv.
         models: Whether the benchmark runs a backbone.
+        more: Adds options of its own.
+        classes: Numbers of classes that may be chosen to be measured alone, without the naive side.
 
     Returns:
-        quick, repeats, out (a Path), and with models also backbone, device and dtype.
+        quick, repeats, out (a Path), with models also backbone, device and dtype, and with classes also classes.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes in seconds, to see that it runs")
@@ -39,13 +48,24 @@ def options(description: str, argv: Sequence[str] | None = None, models: bool = 
         parser.add_argument("--backbone", help="any name that clip.load takes; weights are random (default ViT-B/16)")
         parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if any")
         parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="default: fp32, on a GPU bf16")
+    if more is not None:
+        more(parser)
+    if classes:
+        parser.add_argument(
+            "--classes",
+            type=int,
+            nargs="+",
+            choices=classes,
+            help="these alone, without the naive side; the JSON then goes to output/benchmarks",
+        )
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if args.repeats is None:
         args.repeats = 1 if args.quick else 5
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    args.out = args.out or (ROOT / "output" / "benchmarks" if args.quick else RESULTS)
+    kept = not args.quick and not getattr(args, "classes", None)
+    args.out = args.out or (RESULTS if kept else ROOT / "output" / "benchmarks")
     try:  # before the long work
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,20 +127,14 @@ def measure(
                 runs[name].append(seconds)
             if results is not None:
                 results[name] = result
-    rest = {"peak_bytes": None, "extrapolated_from": None}
-    return {name: {"seconds": statistics.median(times), "runs": times, **rest} for name, times in runs.items()}
+    return {name: record.side(times) for name, times in runs.items()}
 
 
 def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") -> int | None:
-    """Peak memory of a call in a process of its own: the process's (RSS), or CUDA's own count.
+    """Peak memory in bytes of a call in a process of its own: the process's (RSS), or CUDA's own count.
 
-    Args:
-        function: A module's function, because the process imports it.
-        args: Its arguments.
-        device: cpu or cuda.
-
-    Returns:
-        Bytes; None when the process was killed or the device ran out of memory.
+    The function must be a module's, because the process imports it. None when the process was killed or the device ran
+    out of memory.
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
@@ -146,9 +160,6 @@ def relative_error(got: Sequence[Any], expected: Sequence[Any], zero: float = 0.
         expected: As many, of the same shapes.
         zero: A tensor whose largest value is below this share of the largest of all is a mathematical zero plus
             rounding, and is compared with the largest of all.
-
-    Returns:
-        The error.
     """
     pairs = [(a.detach().double().cpu(), b.detach().double().cpu()) for a, b in zip(got, expected, strict=True)]
     scales = [float(b.abs().max()) for _, b in pairs]
@@ -164,11 +175,12 @@ def require(error: float, limit: float, what: str) -> float:
     return error
 
 
-def line(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+def line(points: Sequence[tuple[float, float | None]]) -> Callable[[float], float]:
     """The line through the first and the last of some points (size, cost), sizes rising; it never falls.
 
     What the naive reference costs where it cannot run: its text tower does the same for every image and class, so time
     and memory grow in a straight line with the classes. Short memory would slow it further: the line flatters it.
+    Where one of both costs is None, because that size did not fit, every size costs infinitely much.
 
     Raises:
         ValueError: Fewer than two sizes.
@@ -176,23 +188,15 @@ def line(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
     (x0, y0), (x1, y1) = points[0], points[-1]
     if x1 <= x0:
         raise ValueError(f"a line needs two rising sizes, got {[x for x, _ in points]}")
+    if y0 is None or y1 is None:
+        return lambda _: math.inf
     slope = max(0.0, (y1 - y0) / (x1 - x0))
     return lambda x: y1 + slope * (x - x1)
 
 
 def largest_fitting(wanted: int, need: Callable[[float], float], available: float) -> int:
-    """The largest size up to `wanted` whose need, by a rising line, stays within SHARE of what is available.
+    """The largest size up to `wanted` whose need in bytes stays within SHARE of the bytes available; 0 when none does.
 
-    Args:
-        wanted: Size asked for.
-        need: Size -> bytes.
-        available: Bytes at hand.
-
-    Returns:
-        The size; 0 when not even 1 fits.
+    The need never falls with the size.
     """
-    low, high = 0, wanted
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if need(middle) <= SHARE * available else (low, middle - 1)
-    return low
+    return bisect_right(range(1, wanted + 1), SHARE * available, key=need)

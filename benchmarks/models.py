@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,16 +10,15 @@ import torch
 
 import clip
 from benchmarks.class_names import class_names
-from benchmarks.naive import NaiveGOPro, naive_loss
+from benchmarks.naive import NaiveGOPro
 from benchmarks.naive_methods import NaiveCoCoOp, NaiveCoOp, NaiveMaPLe
 from benchmarks.work import Tower, Work, image_work, learner_work, text_work
 from clip import FrozenCLIP
 from dassl.engine.optimisation import PRECISIONS
 from trainers import cocoop, maple
-from trainers.gopro import RELEASED, GOProModel, build_gopro, gopro_loss
-from trainers.model import ContextCLIP, ContextLearner, PromptedCLIP
+from trainers.gopro import RELEASED, build_gopro
+from trainers.model import ContextCLIP, ContextLearner
 
-LOSS_SCALE = {"fp16": 1024.0}  # so that no gradient vanishes in half precision
 # How far both sides may differ, relative: what rounding explains, carried through the blocks.
 LIMITS = {"fp32": 1e-5, "fp16": 3e-2, "bf16": 2e-1}
 
@@ -46,47 +44,31 @@ def autocast(device: str, dtype: str) -> torch.autocast:
     return torch.autocast(device, PRECISIONS[dtype].weights, enabled=dtype != "fp32")
 
 
-def build_naive(model: FrozenCLIP, classes: int, context: int = 4) -> NaiveGOPro:
-    """The naive reference on an fp32 backbone, with reproducible learnables."""
+def build_naive(model: FrozenCLIP, classes: int, method: str = "GOPro", context: int = 4) -> Any:
+    """The naive reference of a method on an fp32 backbone, with reproducible learnables."""
+    given = (model.model, model.tokenize, class_names(classes), words(context))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        naive = NaiveGOPro(model.model, model.tokenize, class_names(classes), words(context))
-    return naive.to(model.device)
-
-
-def build_ours(model: FrozenCLIP, classes: int, like: NaiveGOPro | None = None) -> GOProModel:
-    """Our model of the published variant, with the learnables of a naive one."""
-    ours = build_gopro(model, class_names(classes), variant=RELEASED)
-    if like is not None:
-        ours.learner.load_state_dict(like.state_dict())
-    return ours
-
-
-def build_naive_method(name: str, model: FrozenCLIP, classes: int) -> NaiveCoOp | NaiveMaPLe:
-    """The naive reference of CoOp, CoCoOp or MaPLe on an fp32 backbone, with reproducible learnables."""
-    given = (model.model, model.tokenize, class_names(classes))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if name == "MaPLe":
-            built: NaiveCoOp | NaiveMaPLe = NaiveMaPLe(*given, depth=_maple_depth(model))
-        else:
-            built = {"CoOp": NaiveCoOp, "CoCoOp": NaiveCoCoOp}[name](*given)
-    return built.to(model.device)
+        if method == "MaPLe":
+            return NaiveMaPLe(*given, depth=_maple_depth(model)).to(model.device)
+        return {"GOPro": NaiveGOPro, "CoOp": NaiveCoOp, "CoCoOp": NaiveCoCoOp}[method](*given).to(model.device)
 
 
 def _maple_depth(model: FrozenCLIP) -> int:
     return min(9, model.text_layers, model.vision_layers)  # 9 is published, of twelve
 
 
-def build_method(name: str, model: FrozenCLIP, classes: int, like: torch.nn.Module | None = None) -> PromptedCLIP:
-    """Our model of CoOp, CoCoOp or MaPLe with the published context, with the learnables of a naive one."""
+def build_ours(model: FrozenCLIP, classes: int, method: str = "GOPro", like: torch.nn.Module | None = None) -> Any:
+    """Our model of a method as published, with the learnables of a naive one."""
     names, context = class_names(classes), model.embed_words(words(4))
-    built: PromptedCLIP
-    if name == "MaPLe":
+    built: Any
+    if method == "GOPro":
+        built = build_gopro(model, names, variant=RELEASED)
+    elif method == "MaPLe":
         learner = maple.MultiModalPromptLearner(context[:2], model.vision_width, _maple_depth(model))
         # The first two words of "a photo of a" make room for the context.
         built = maple.MaPLeModel(model, model.prompt_tree(names, 2, template="of a {}."), learner)
-    elif name == "CoCoOp":
+    elif method == "CoCoOp":
         shifting = cocoop.PromptLearner(context, model.embed_dim)
         built = cocoop.CoCoOpModel(model, model.prompt_tree(names, len(context)), shifting)
     else:
@@ -117,41 +99,11 @@ def labels(batch: int, classes: int, device: Any) -> torch.Tensor:
     return (torch.arange(batch) % classes).to(device)
 
 
-def ours_loss(model: GOProModel, images: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-    """The published total loss, by the trainer's own function."""
-    return gopro_loss(model(*images), label, sem_reduction=RELEASED.sem_reduction)["loss"]
-
-
-def reference_loss(
-    model: NaiveGOPro, images: Sequence[torch.Tensor], label: torch.Tensor, dtype: str = "fp32"
-) -> torch.Tensor:
-    """The naive total."""
-    with autocast(label.device.type, dtype):
-        out = model(*images)
-    return naive_loss(tuple(x.float() for x in out), label)["loss"]
-
-
-def step(loss: Callable[..., torch.Tensor], learner: torch.nn.Module, scale: float = 1.0) -> Callable[..., None]:
-    """A training step, given what the loss takes: loss, backward, and SGD as the recipe has it."""
-    optimizer = torch.optim.SGD(learner.parameters(), lr=0.002 / scale, momentum=0.9)
-
-    def run(*args: Any) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss(*args) * scale)
-        optimizer.step()
-
-    return run
-
-
-def text_tower(model: FrozenCLIP) -> Tower:
-    """Sizes of the text tower."""
-    return Tower.of(model.model.transformer.resblocks, model.embed_dim)
-
-
 def text_floor(model: FrozenCLIP, batch: int, classes: int, context: int = 4, backward: bool = False) -> Work:
     """Least work of the text features of B images x C classes."""
     names = [[*clip.encode(name + "."), clip.tokenizer.EOT] for name in class_names(classes)]
-    return text_work(text_tower(model), names, batch, context, backward)
+    tower = Tower.of(model.model.transformer.resblocks, model.embed_dim)
+    return text_work(tower, names, batch, context, backward)
 
 
 def whole_floor(model: FrozenCLIP, batch: int, classes: int, training: bool) -> Work:

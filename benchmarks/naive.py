@@ -8,6 +8,7 @@ are in `naive_methods`, on the same padded rows.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,26 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class _Projector(nn.Module):
-    def __init__(self, layers: int, vision_width: int, text_width: int) -> None:
-        super().__init__()
-        self.linear = nn.ModuleList(nn.Linear(vision_width, text_width) for _ in range(layers))
-
-
 class _PromptLearner(nn.Module):
     def __init__(self, ctx: torch.Tensor, layers: int, vision_width: int) -> None:
         super().__init__()
         self.ctx = nn.Parameter(ctx)
-        self.style = _Projector(layers, vision_width, ctx.shape[1])
-        self.content = _Projector(layers, vision_width, ctx.shape[1])
+        self.style, self.content = (
+            nn.ModuleDict({"linear": nn.ModuleList(nn.Linear(vision_width, ctx.shape[1]) for _ in range(layers))})
+            for _ in range(2)
+        )
         self.rho = nn.Linear(layers, 1)
-
-
-class _SimProj(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.batchnorm = nn.BatchNorm1d(width)
 
 
 class PaddedPrompts(nn.Module):
@@ -97,16 +87,15 @@ class NaiveGOPro(PaddedPrompts):
     def __init__(self, model: Any, tokenizer: Any, classnames: list[str], ctx_init: str = "a photo of a") -> None:
         super().__init__(model, tokenizer, classnames, ctx_init)
         blocks = model.visual.transformer.resblocks
-        self.prompt_learner = _PromptLearner(self.words, len(blocks), blocks[0].ln_1.normalized_shape[0])
-        self.simproj = _SimProj(model.visual.output_dim)
+        self.prompt_learner: Any = _PromptLearner(self.words, len(blocks), blocks[0].ln_1.normalized_shape[0])
+        width = model.visual.output_dim
+        self.simproj = nn.Sequential(OrderedDict(linear=nn.Linear(width, width), batchnorm=nn.BatchNorm1d(width)))
 
     def encode_image(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Final features [B, E] and all tokens of all blocks [L, B, N, Dv]."""
         model, tokens = self.frozen[0], []
-        hooks = [
-            block.register_forward_hook(lambda _m, _a, out: tokens.append(out))
-            for block in model.visual.transformer.resblocks
-        ]
+        blocks = model.visual.transformer.resblocks
+        hooks = [block.register_forward_hook(lambda _m, _a, out: tokens.append(out)) for block in blocks]
         with torch.no_grad():
             final = model.visual(images)
         for hook in hooks:
@@ -119,8 +108,8 @@ class NaiveGOPro(PaddedPrompts):
         for layer, x in enumerate(tokens):
             mu = x.sum(1) / x.shape[1]
             sigma = (((x - mu[:, None]) ** 2).sum(1) / x.shape[1] + 2.3e-8).sqrt()
-            style = learner.style.linear[layer](torch.stack([mu, sigma]).mean(0))
-            content = learner.content.linear[layer](x.mean(1))
+            style = learner.style["linear"][layer](torch.stack([mu, sigma]).mean(0))
+            content = learner.content["linear"][layer](x.mean(1))
             per_layer.append(torch.stack([style, content]).mean(0))
         mixed = torch.stack(per_layer, dim=-1)  # [B, Dt, L]
         shift = learner.rho(mixed)[..., 0]
@@ -139,15 +128,7 @@ class NaiveGOPro(PaddedPrompts):
         logits = torch.stack([scale * zi @ ti.t() for zi, ti in zip(z, text, strict=True)])
         z_moco, text_moco = self.encode_view(moco)
         _, text_augmix = self.encode_view(augmix)
-        project = self.simproj
-        return (
-            logits,
-            text,
-            text_moco,
-            text_augmix,
-            project.batchnorm(project.linear(z)),
-            project.batchnorm(project.linear(z_moco)),
-        )
+        return logits, text, text_moco, text_augmix, self.simproj(z), self.simproj(z_moco)
 
 
 def naive_nt_xent(first: torch.Tensor, second: torch.Tensor, tau: float = 0.1) -> torch.Tensor:

@@ -51,32 +51,20 @@ class NaiveCoCoOp(NaiveCoOp):
 
     def forward(self, images: torch.Tensor) -> Any:
         """[B, 3, H, W] -> logits [B, C], image by image."""
-        scale, z, logits = self.frozen[0].logit_scale.exp(), self.image(images), []
-        for one, shift in zip(z, self.meta_net(z), strict=True):
-            logits.append(scale * one @ self.encode_text(self.rows(self.ctx + shift)).t())
-        return torch.stack(logits)
+        scale, z = self.frozen[0].logit_scale.exp(), self.image(images)
+        pairs = zip(z, self.meta_net(z), strict=True)
+        return torch.stack([scale * one @ self.encode_text(self.rows(self.ctx + shift)).t() for one, shift in pairs])
 
 
 class NaiveMaPLe(PaddedPrompts):
     """MaPLe: tokens of their own in the first blocks of both towers, the image's being maps of the text's.
 
-    Args:
-        model: See `PaddedPrompts`.
-        tokenizer: See there.
-        classnames: See there.
-        ctx_init: See there.
-        length: n, how many of these words the context replaces.
-        depth: J, how many blocks have tokens of their own.
+    The context replaces the first n = `length` words. The other arguments are those of `PaddedPrompts`, and J = `depth`
+    is how many blocks have tokens of their own.
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        classnames: list[str],
-        ctx_init: str = "a photo of a",
-        length: int = 2,
-        depth: int = 9,
+        self, model: Any, tokenizer: Any, classnames: list[str], ctx_init: str, depth: int, length: int = 2
     ) -> None:
         super().__init__(model, tokenizer, classnames, ctx_init, length)
         self.ctx = nn.Parameter(self.words)

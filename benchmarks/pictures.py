@@ -9,17 +9,9 @@ from PIL import Image
 
 
 def make_pictures(folder: Path, classes: int, per_class: int, width: int, height: int) -> Path:
-    """JPEG files of smooth random colours, as large as those of ImageNet where 500 x 375 is asked for.
+    """Fill the folder with <class>/<number>.jpg, smooth random colours, and return it.
 
-    Args:
-        folder: Gets <class>/<number>.jpg.
-        classes: Number of classes.
-        per_class: Pictures of each.
-        width: Pixels.
-        height: Pixels.
-
-    Returns:
-        The folder.
+    The files are as large as those of ImageNet where 500 x 375 pixels are asked for.
     """
     draw = random.Random(0)
     for c in range(classes):

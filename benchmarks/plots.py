@@ -9,7 +9,6 @@ One picture a machine, growth-<machine>.png, beside the records.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,26 +19,25 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import figures
-from benchmarks.record import RESULTS, USUAL_DTYPE, Records, read
+from benchmarks.record import RESULTS, USUAL_DTYPE, Records, read, rows_of
 
 Point = tuple[float, float, bool]  # x, y, extrapolated
 COLOURS = {"ours": "#2f6db5", "naive": "#e08a1e", "floor": "#98a1ad"}
 AXES = {"classes": "classes C", "batch": "prompts B", "context": "context tokens M"}
-FORWARD = {"mode": "forward"}
-# Title, benchmark, key of the case on x, values of the others, what is drawn.
-WANTED: list[tuple[str, str, str, dict[str, Any], str]] = [
-    ("Text encoder, 4 prompts", "text_encoder", "classes", {"batch": 4, "context": 4, **FORWARD}, "seconds"),
-    ("Text encoder, 50 classes", "text_encoder", "batch", {"classes": 50, "context": 4, **FORWARD}, "seconds"),
-    (
-        "Text encoder, 4 prompts x 50 classes",
-        "text_encoder",
-        "context",
-        {"batch": 4, "classes": 50, **FORWARD},
-        "seconds",
-    ),
-    ("Training step, 4 images", "training_step", "classes", {"batch": 4}, "seconds"),
-    ("Training step, 4 images: memory", "training_step", "classes", {"batch": 4}, "peak_bytes"),
-    ("Testing, time an image", "evaluation", "classes", {}, "seconds"),
+# The case of a benchmark, but for the size on x.
+CASES: dict[str, dict[str, Any]] = {
+    "text_encoder": {"batch": 4, "classes": 50, "context": 4, "mode": "forward"},
+    "training_step": {"batch": 4},
+    "evaluation": {},
+}
+# Title, benchmark, key of the case on x, what is drawn.
+WANTED = [
+    ("Text encoder, 4 prompts", "text_encoder", "classes", "seconds"),
+    ("Text encoder, 50 classes", "text_encoder", "batch", "seconds"),
+    ("Text encoder, 4 prompts x 50 classes", "text_encoder", "context", "seconds"),
+    ("Training step, 4 images", "training_step", "classes", "seconds"),
+    ("Training step, 4 images: memory", "training_step", "classes", "peak_bytes"),
+    ("Testing, time an image", "evaluation", "classes", "seconds"),
 ]
 
 
@@ -50,37 +48,27 @@ class Chart:
     title: str
     axis: str  # what x is
     unit: Callable[[float], str]  # writes a y
-    lines: dict[str, list[Point]]  # by name
+    lines: dict[str, list[Point]]  # by name, x rising
 
 
 def growth(group: Records, benchmark: str, along: str, fixed: dict[str, Any], value: str) -> dict[str, list[Point]]:
-    """Lines of ours, naive and floor over the cases that vary in one size alone.
+    """Lines of ours, naive and floor over the cases that vary in one size alone, `along`; those without points are out.
 
-    Args:
-        group: Records of a machine.
-        benchmark: Which record.
-        along: Key of the case on x.
-        fixed: Values of the other keys.
-        value: seconds or peak_bytes.
-
-    Returns:
-        Points by line, x rising; lines without points are left out.
+    The other sizes of the cases are `fixed`, and `value` is seconds or peak_bytes.
     """
-    lines: dict[str, list[Point]] = {name: [] for name in COLOURS}
-    for row in group.get(benchmark, {"rows": []})["rows"]:
-        if not fixed.items() <= row["case"].items():
-            continue
-        for name in lines:
-            side = row[name]
-            if side and side.get(value):
-                lines[name].append((row["case"][along], side[value], bool(side.get("extrapolated_from"))))
-    return {name: sorted(set(points)) for name, points in lines.items() if points}
+    lines: dict[str, list[Point]] = {}
+    for name in COLOURS:
+        sides = [(row["case"][along], row[name]) for row in rows_of(group, benchmark, fixed) if row[name]]
+        points = {(x, side[value], bool(side.get("extrapolated_from"))) for x, side in sides if side.get(value)}
+        lines[name] = sorted(points)
+    return {name: points for name, points in lines.items() if points}
 
 
 def charts(group: Records) -> list[Chart]:
     """The charts that the records of a machine fill."""
     found = []
-    for title, benchmark, along, fixed, value in WANTED:
+    for title, benchmark, along, value in WANTED:
+        fixed = {key: size for key, size in CASES[benchmark].items() if key != along}
         lines = growth(group, benchmark, along, fixed, value)
         if any(len(points) > 1 for points in lines.values()):
             unit = figures.seconds if value == "seconds" else figures.gigabytes
@@ -89,7 +77,7 @@ def charts(group: Records) -> list[Chart]:
 
 
 def _tick(unit: Callable[[float], str], value: float, _: int) -> str:
-    return re.sub(r"[.]0+ ", " ", unit(value))
+    return figures.brief(unit(value))
 
 
 def draw(found: Sequence[Chart], file: Path) -> None:

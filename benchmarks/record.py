@@ -15,7 +15,7 @@ import json
 import shlex
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,15 @@ USUAL_DTYPE = {"cpu": "fp32", "cuda": "bf16"}  # of a device; other precisions a
 Records = dict[str, dict[str, Any]]  # benchmark -> record
 
 
-def row(case: dict[str, Any], ours: dict[str, Any], naive: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+def row(case: dict[str, Any], ours: dict[str, Any], naive: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A record's row; adds the ratio naive / ours."""
     ratio = naive["seconds"] / ours["seconds"] if naive else None
     return {"case": case, "ours": ours, "naive": naive, "ratio": ratio, "error": None, "floor": None, **more}
+
+
+def side(runs: list[float]) -> dict[str, Any]:
+    """A measured side of a row, its memory still unknown."""
+    return {"seconds": statistics.median(runs), "runs": runs, "peak_bytes": None, "extrapolated_from": None}
 
 
 def per_image(side: dict[str, Any], images: int) -> dict[str, Any]:
@@ -49,9 +54,6 @@ def finish(name: str, args: argparse.Namespace, rows: Iterable[dict[str, Any]], 
         args: From `options`.
         rows: From `row`, measured as they are asked for.
         per: What a time is of: run or image.
-
-    Returns:
-        The file.
     """
     from dassl.utils import write_json
 
@@ -59,7 +61,7 @@ def finish(name: str, args: argparse.Namespace, rows: Iterable[dict[str, Any]], 
     for one in rows:
         done.append(one)
         print(f"measured: {figures.label(one['case'])}", flush=True)
-    about = machine.describe(args.device)
+    about, usual = machine.describe(args.device), USUAL_DTYPE[args.device]
     measured = [one["floor"]["rates"] for one in done if one["floor"] and "rates" in one["floor"]]
     rates = {key: statistics.median(one[key] for one in measured) for key in measured[0]} if measured else None
     keys = ("backbone", "device", "dtype", "repeats", "quick")
@@ -74,8 +76,8 @@ def finish(name: str, args: argparse.Namespace, rows: Iterable[dict[str, Any]], 
         "per": per,
         "rows": done,
     }
-    dtype = getattr(args, "dtype", USUAL_DTYPE[args.device])
-    suffix = "" if dtype == USUAL_DTYPE[args.device] else f"-{dtype}"
+    dtype = getattr(args, "dtype", usual)
+    suffix = "" if dtype == usual else f"-{dtype}"
     path: Path = args.out / f"{name}-{about['short']}{suffix}.json"
     write_json(record, path)
     print(f"\n{figures.text(record)}\n{path}")
@@ -102,13 +104,7 @@ def check(record: Any) -> dict[str, Any]:
 
 
 def read(folder: Path = RESULTS) -> list[Records]:
-    """The records of a folder, one group per machine and precision, the latest first.
-
-    Args:
-        folder: Where the JSON files are.
-
-    Returns:
-        Groups of records by benchmark.
+    """The records of a folder by benchmark, one group per machine and precision, the latest first.
 
     Raises:
         ValueError: There is no such folder, or a file is no record; names it.
@@ -128,7 +124,7 @@ def read(folder: Path = RESULTS) -> list[Records]:
     return sorted(groups.values(), key=lambda group: max(r["date"] for r in group.values()), reverse=True)
 
 
-def find(group: Records, benchmark: str, **case: Any) -> dict[str, Any] | None:
-    """The row of a benchmark whose case has these values; None where it was not measured."""
-    rows: Sequence[dict[str, Any]] = group[benchmark]["rows"] if benchmark in group else []
-    return next((row for row in rows if case.items() <= row["case"].items()), None)
+def rows_of(group: Records, benchmark: str, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a benchmark whose cases have these values; none where it was not measured."""
+    rows = group[benchmark]["rows"] if benchmark in group else []
+    return [row for row in rows if case.items() <= row["case"].items()]

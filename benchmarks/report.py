@@ -11,50 +11,29 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import figures, plots, startup
-from benchmarks.record import RESULTS, ROOT, Records, find, read
-from reporting.readme import put
+from benchmarks import end_to_end, figures, plots, prediction, processes, startup
+from benchmarks.record import RESULTS, ROOT, Records, read, rows_of
+from reporting.readme import update
 
 DOCS = ROOT / "docs"
 SECTION = "performance"
 NOT_MEASURED = "not measured"
-Value = Callable[[Records], tuple[float | None, bool]]  # None if not measured; whether it is extrapolated
 
 
-def _row(benchmark: str, *path: str, **case: Any) -> Value:
-    """A value inside the row of a case."""
+class Figure(NamedTuple):
+    """A figure that has a target."""
 
-    def value(group: Records) -> tuple[float | None, bool]:
-        found: Any = find(group, benchmark, **case)
-        naive = found["naive"] if found and path == ("ratio",) else None
-        for key in path:
-            found = found[key] if found else None
-        return found, bool(naive and naive["extrapolated_from"])
-
-    return value
-
-
-def _error(*benchmarks: str) -> Value:
-    """The largest error of some benchmarks."""
-
-    def value(group: Records) -> tuple[float | None, bool]:
-        rows = [row for name in benchmarks if name in group for row in group[name]["rows"]]
-        return max((row["error"] for row in rows if row["error"] is not None), default=None), False
-
-    return value
-
-
-def _speed(group: Records) -> tuple[float | None, bool]:
-    seconds, _ = _row("evaluation", "ours", "seconds", classes=1000)(group)
-    return 1 / seconds if seconds else None, False
+    of: Callable[[dict[str, Any]], float | None]  # its value in a record's row, None where it was not measured
+    write: Callable[[float], str]
+    sign: int = -1  # whether a target is a floor (1) or a ceiling (-1)
 
 
 def _ratio(value: float) -> str:
@@ -65,70 +44,87 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
+RATIO = Figure(itemgetter("ratio"), _ratio, 1)
+SHARE = Figure(lambda row: row["floor"] and row["floor"]["share"], _percent, 1)
+TIME = Figure(lambda row: row["ours"]["seconds"], figures.seconds)
+SPEED = Figure(lambda row: 1 / row["ours"]["seconds"], figures.images_per_second, 1)
+PEAK = Figure(lambda row: row["ours"]["peak_bytes"], figures.gigabytes)
+ERROR = Figure(itemgetter("error"), figures.error)
+
 STEP50, STEP500, STEP1000 = ({"batch": 4, "classes": classes} for classes in (50, 500, 1000))
 HEADLINE = {"batch": 12, "classes": 50, "context": 4, "mode": "forward"}
-PEAK, TIME, RATIO, SHARE = ("ours", "peak_bytes"), ("ours", "seconds"), ("ratio",), ("floor", "share")
-SEC, GB = figures.seconds, figures.gigabytes
-# What, value, how it is written, target (None: told without one), and whether it is a floor (1) or a ceiling (-1).
-Targets = list[tuple[str, Value, Callable[[float], str], float | None, int]]
+TINY, VIT, ALL = {"what": processes.TINY}, {"what": processes.WHOLE}, {"whole": end_to_end.WHOLE}
+# What, its figure, benchmarks, cases (the largest value of all counts), target (None: told without one).
+Targets = list[tuple[str, Figure, str, dict[str, Any], float | None]]
 
 
-def _method(path: Sequence[str], method: str, batch: int | None, classes: int) -> Value:
-    """A value of another method's training step, or with batch None of its text side."""
-    return _row("method_steps", *path, method=method, batch=batch, classes=classes)
+def _method(method: str, batch: int | None, classes: int) -> dict[str, Any]:
+    """The case of another method's training step, or with batch None of its text side."""
+    return {"method": method, "batch": batch, "classes": classes}
 
 
 CPU: Targets = [
-    (
-        "agreement of features and gradients, relative, fp32",
-        _error("text_encoder", "training_step"),
-        figures.error,
-        1e-5,
-        -1,
-    ),
-    ("text encoder, 12 prompts x 50 classes: naive / ours", _row("text_encoder", *RATIO, **HEADLINE), _ratio, 15, 1),
-    ("its share of the floor", _row("text_encoder", *SHARE, **HEADLINE), _percent, 0.6, 1),
-    ("training step, 4 images x 50 classes: naive / ours", _row("training_step", *RATIO, **STEP50), _ratio, 10, 1),
-    ("its memory", _row("training_step", *PEAK, **STEP50), GB, 3.5e9, -1),
-    ("training step, 4 images x 500 classes: memory", _row("training_step", *PEAK, **STEP500), GB, 6e9, -1),
-    ("testing, 100 classes: ours / naive images/s", _row("evaluation", *RATIO, classes=100), _ratio, 25, 1),
-    ("CoOp, CoCoOp, MaPLe: agreement of losses and gradients", _error("method_steps"), figures.error, 1e-4, -1),
-    ("CoOp, text side, 100 classes: naive / ours", _method(RATIO, "CoOp", None, 100), _ratio, 5, 1),
-    ("MaPLe, text side, 100 classes: naive / ours", _method(RATIO, "MaPLe", None, 100), _ratio, 5, 1),
-    ("CoCoOp, training step, 1 image x 100 classes: naive / ours", _method(RATIO, "CoCoOp", 1, 100), _ratio, 5, 1),
-    ("CoOp, training step, 4 images x 1000 classes: memory", _method(PEAK, "CoOp", 4, 1000), GB, 4e9, -1),
-    ("CoCoOp, training step, 1 image x 1000 classes: memory", _method(PEAK, "CoCoOp", 1, 1000), GB, 4e9, -1),
-    ("MaPLe, training step, 4 images x 1000 classes: memory", _method(PEAK, "MaPLe", 4, 1000), GB, 4e9, -1),
-    (startup.HELP, _row("startup", *TIME, what=startup.HELP), SEC, 1, -1),
-    (startup.FIRST, _row("startup", *TIME, what=startup.FIRST), SEC, 10, -1),
+    ("agreement of features and gradients, relative, fp32", ERROR, "text_encoder training_step", {}, 1e-5),
+    ("text encoder, 12 prompts x 50 classes: naive / ours", RATIO, "text_encoder", HEADLINE, 15),
+    ("its share of the floor", SHARE, "text_encoder", HEADLINE, 0.6),
+    ("training step, 4 images x 50 classes: naive / ours", RATIO, "training_step", STEP50, 10),
+    ("its memory", PEAK, "training_step", STEP50, 3.5e9),
+    ("training step, 4 images x 500 classes: memory", PEAK, "training_step", STEP500, 6e9),
+    ("its share of the floor", SHARE, "training_step", STEP500, 0.7),
+    ("training step, 4 images x 1000 classes: memory", PEAK, "training_step", STEP1000, 6e9),
+    ("its share of the floor", SHARE, "training_step", STEP1000, 0.7),
+    ("training step, 4 images x 1000 classes, L_sem of all / of 100", RATIO, "sem_classes", STEP1000, 2),
+    ("testing, 100 classes: ours / naive images/s", RATIO, "evaluation", {"classes": 100}, 25),
+    ("CoOp, CoCoOp, MaPLe: agreement of losses and gradients", ERROR, "method_steps", {}, 1e-4),
+    ("CoOp, text side, 100 classes: naive / ours", RATIO, "method_steps", _method("CoOp", None, 100), 5),
+    ("MaPLe, text side, 100 classes: naive / ours", RATIO, "method_steps", _method("MaPLe", None, 100), 5),
+    ("CoCoOp, training step, 1 image x 100 classes: naive / ours", RATIO, "method_steps", _method("CoCoOp", 1, 100), 5),
+    ("CoOp, training step, 4 images x 1000 classes: memory", PEAK, "method_steps", _method("CoOp", 4, 1000), 4e9),
+    ("CoCoOp, training step, 1 image x 1000 classes: memory", PEAK, "method_steps", _method("CoCoOp", 1, 1000), 4e9),
+    ("MaPLe, training step, 4 images x 1000 classes: memory", PEAK, "method_steps", _method("MaPLe", 4, 1000), 4e9),
+    (startup.HELP, TIME, "startup", {"what": startup.HELP}, 1),
+    (startup.FIRST, TIME, "startup", {"what": startup.FIRST}, 10),
+    (startup.ANSWER, TIME, "startup", {"what": startup.ANSWER}, 4),
+    ("prediction: ours / test loop, images/s", RATIO, "prediction", {"what": prediction.TEST_LOOP}, 1),
+    ("prediction: ours / one image at a time, images/s", RATIO, "prediction", {"what": prediction.ONE_BY_ONE}, 5),
+    ("two processes, GOPro on the tiny CLIP: DistributedDataParallel / ours", RATIO, "processes", TINY, 0.95),
+    ("two processes, GOPro on ViT-B/16: DistributedDataParallel / ours", RATIO, "processes", VIT, 0.95),
+    ("`benchmark.sh base2new`, all methods: without / with sharing", RATIO, "end_to_end", ALL, 1.5),
 ]
 GPU: Targets = [
-    ("training step, 4 images x 50 classes", _row("training_step", *TIME, **STEP50), SEC, 0.025, -1),
-    ("training step, 4 images x 1000 classes: memory", _row("training_step", *PEAK, **STEP1000), GB, 16e9, -1),
-    ("testing, 1000 classes", _speed, figures.images_per_second, 700, 1),
-    ("text encoder, 12 prompts x 50 classes: share of the floor", CPU[2][1], _percent, 0.6, 1),
-    ("CoOp, training step, 4 images x 1000 classes", _method(TIME, "CoOp", 4, 1000), SEC, None, -1),
-    ("CoCoOp, training step, 8 images x 100 classes", _method(TIME, "CoCoOp", 8, 100), SEC, None, -1),
-    ("MaPLe, training step, 4 images x 1000 classes", _method(TIME, "MaPLe", 4, 1000), SEC, None, -1),
+    ("training step, 4 images x 50 classes", TIME, "training_step", STEP50, 0.025),
+    ("training step, 4 images x 1000 classes: memory", PEAK, "training_step", STEP1000, 16e9),
+    ("testing, 1000 classes", SPEED, "evaluation", {"classes": 1000}, 700),
+    ("text encoder, 12 prompts x 50 classes: share of the floor", SHARE, "text_encoder", HEADLINE, 0.6),
+    ("CoOp, training step, 4 images x 1000 classes", TIME, "method_steps", _method("CoOp", 4, 1000), None),
+    ("CoCoOp, training step, 8 images x 100 classes", TIME, "method_steps", _method("CoCoOp", 8, 100), None),
+    ("MaPLe, training step, 4 images x 1000 classes", TIME, "method_steps", _method("MaPLe", 4, 1000), None),
 ]
 
 
-def targets_table(targets: Targets, group: Records) -> str:
+def targets_table(targets: Targets, group: Records, only_measured: bool = False) -> str:
     """Markdown table of what was aimed at and what was reached."""
     lines = ["| | target | measured | reached |", "|---|--:|--:|:-:|"]
-    for what, value, write, target, sign in targets:
-        got, extrapolated = value(group)
-        aim, reached = "-", ""
+    for what, figure, benchmarks, case, target in targets:
+        found = [row for name in benchmarks.split() for row in rows_of(group, name, case)]
+        values = {value: row for row in found if (value := figure.of(row)) is not None}
+        if not values and only_measured:
+            continue
+        aim, measured, reached = "-", NOT_MEASURED, ""
         if target is not None:
-            aim = f"{'at least' if sign > 0 else 'below'} {re.sub(r'[.]0+ ', ' ', write(target))}"
-            reached = "" if got is None else "yes" if sign * (got - target) >= 0 else "no"
-        measured = NOT_MEASURED if got is None else write(got) + ("\\*" if extrapolated else "")
+            aim = f"{'at least' if figure.sign > 0 else 'below'} {figures.brief(figure.write(target))}"
+        if values:
+            got = max(values)
+            measured = figure.write(got) + ("\\*" if figure is RATIO and figures.starred(values[got]) else "")
+            if target is not None:
+                reached = "yes" if figure.sign * (got - target) >= 0 else "no"
         lines.append(f"| {what} | {aim} | {measured} | {reached} |")
     return "\n".join(lines)
 
 
 def machine_section(group: Records, results: Path, folder: Path) -> str:
-    """All tables of one machine and precision."""
+    """All tables of one machine and precision; where few benchmarks ran, the others are not named."""
+    few = len(group) * 2 < len(figures.TITLES)
     newest = max(group.values(), key=lambda record: record["date"])
     about, rates = newest["machine"], next((r["rates"] for r in group.values() if r["rates"]), None)
     dates = sorted({record["date"] for record in group.values()})
@@ -137,7 +133,7 @@ def machine_section(group: Records, results: Path, folder: Path) -> str:
     gigabytes = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
     parts = [
         f"**{about['name']}**{gigabytes}, PyTorch {about['torch']}, {' to '.join(dict.fromkeys(dates))}{what}.",
-        targets_table(CPU if about["device"] == "cpu" else GPU, group),
+        targets_table(CPU if about["device"] == "cpu" else GPU, group, only_measured=few),
     ]
     chart = plots.path(results, group)
     if chart.is_file():
@@ -147,7 +143,7 @@ def machine_section(group: Records, results: Path, folder: Path) -> str:
     for name, title in figures.TITLES.items():
         if name in group:
             parts += [f"**{title}** (`{group[name]['command']}`)", figures.markdown(group[name])]
-        else:
+        elif not few:
             parts.append(f"**{title}**: {NOT_MEASURED}.")
     if rates:
         parts.append(figures.rate_note(rates))
@@ -156,7 +152,7 @@ def machine_section(group: Records, results: Path, folder: Path) -> str:
 
 def section(results: Path = RESULTS, folder: Path = DOCS) -> str:
     """The whole section, without its markers; links are relative to `folder`."""
-    groups = read(results)
+    groups = sorted(read(results), key=len, reverse=True)  # the most complete first, of equal ones the latest
     on_gpu = [group for group in groups if next(iter(group.values()))["machine"]["device"] == "cuda"]
     parts = [
         "Medians beside the naive reference (`benchmarks/naive.py`, `naive_methods.py`: the published algorithms, "
@@ -182,14 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     new = section(args.results, file.parent if file else DOCS)
     if file is None:
         print(new)
-        return
-    old = file.read_text(encoding="utf-8")
-    updated = put(old, SECTION, new)
-    if args.write:
-        from dassl.utils import write_text
-
-        write_text(updated, file)
-    elif updated != old:
+    elif not update(file, SECTION, new, write=args.write is not None):
         sys.exit(f"{file}: the performance section is not that of {args.results}; run benchmarks.report --write {file}")
 
 

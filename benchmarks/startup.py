@@ -1,10 +1,10 @@
-"""Start-up: `train.py --help`, and the first training step of the demo, each in fresh processes.
+"""Start-up: `train.py --help`, the first training step of the demo and an answer of predict.py, in fresh processes.
 
     python -m benchmarks.startup
     python -m benchmarks.startup --quick
 
 The naive `--help` imports everything before it reads the arguments. Floors are the bare interpreter for `--help`, and
-importing PyTorch alone for the first step.
+importing PyTorch alone for the others.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ EAGER = f"""import sys; sys.path.insert(0, {str(record.ROOT)!r})
 import torch, torchvision, open_clip, datasets, trainers, train
 train.main(["--help"])"""
 HELP, FIRST = "`python train.py --help`", "first training step of the demo, from the start of python"
+ANSWER = "`python predict.py` on one image, zero-shot by the tiny CLIP"
 FIRST_STEP = "epoch [1/20] batch [1/"
 DEMO = "--seed 1 --trainer GOPro --config-file configs/trainers/GOPro/tiny.yaml"
 SETTINGS = "DATASET.SUBSAMPLE_CLASSES base DATASET.NUM_SHOTS 16 TRAIN.PRINT_FREQ 1"
@@ -86,23 +87,21 @@ def main(argv: Sequence[str] | None = None) -> Path:
         else:  # the demo's own pictures; the first, uncounted run draws them where they are missing
             data = ["--root", "data", "--dataset-config-file", "configs/datasets/shapes.yaml"]
         demo = [*data, *DEMO.split(), *SETTINGS.split(), *(QUICK.split() if args.quick else [])]
-        sides = {
-            "ours": partial(run, "train.py", "--help"),
-            "naive": partial(run, "-c", EAGER),
-            "python": partial(run, "-c", "pass"),
+        image = make_pictures(Path(folder) / "one", 1, 1, 64, 64) / "class 0" / "0.jpg"
+        asked = ["predict.py", str(image), "--backbone", "tiny", "--classes", "star", "house", "fish"]
+        bare, torch = partial(run, "-c", "pass"), partial(run, "-c", "import torch")
+        starts = {
+            HELP: {"ours": partial(run, "train.py", "--help"), "naive": partial(run, "-c", EAGER), "floor": bare},
+            FIRST: {"ours": partial(until_first_step, demo), "floor": torch},
+            ANSWER: {"ours": partial(run, *asked), "floor": torch},
         }
-        start = time.perf_counter()
-        times = measure.measure(sides, args.repeats)
-        steps = {"ours": partial(until_first_step, demo), "torch": partial(run, "-c", "import torch")}
-        first = measure.measure(steps, args.repeats)
+        start, rows = time.perf_counter(), []
+        for what, sides in starts.items():
+            times = measure.measure(sides, args.repeats)
+            least = times.pop("floor")["seconds"]
+            floor = {"seconds": least, "share": least / times["ours"]["seconds"]}
+            rows.append(record.row({"what": what}, **times, floor=floor))
         print(f"measured in {time.perf_counter() - start:.0f} s")
-    rows = []
-    for what, ours, naive, least in (
-        (HELP, times["ours"], times["naive"], times["python"]["seconds"]),
-        (FIRST, first["ours"], None, first["torch"]["seconds"]),
-    ):
-        floor = {"seconds": least, "share": least / ours["seconds"]}
-        rows.append(record.row({"what": what}, ours, naive, floor=floor))
     return record.finish("startup", args, rows)
 
 

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import machine, measure, record
 from benchmarks.class_names import class_names
 
-# Prompts (images), classes, context tokens, mode. The first is the one that the targets name; then growth with C, B, M.
-CASES = [
+Case = tuple[int, int, int, str]  # prompts (images), classes, context tokens, mode
+# The first is the one that the targets name; then growth with C, B, M.
+CASES: list[Case] = [
     (12, 50, 4, "forward"),
     (4, 20, 4, "forward and backward"),
     *((4, classes, 4, "forward") for classes in (10, 50, 100, 500, 1000)),
@@ -44,7 +45,7 @@ def encoder(args: argparse.Namespace, side: str, classes: int, context: int) -> 
     if side == "ours":
         tree = clip.prompt_tree(class_names(classes), context)
         return lambda prompts: F.normalize(clip.encode_prompts(prompts, tree), dim=-1)
-    naive = models.build_naive(clip, classes, context)
+    naive = models.build_naive(clip, classes, context=context)
 
     def padded(prompts: Any) -> Any:
         with models.autocast(args.device, args.dtype):
@@ -86,7 +87,7 @@ def run_alone(args: argparse.Namespace, side: str, batch: int, classes: int, con
 def times_of(
     args: argparse.Namespace,
     sides: Sequence[str],
-    case: tuple[int, int, int, str],
+    case: Case,
     repeats: int,
     budget_sec: float,
     probe: machine.Probe | None = None,
@@ -103,7 +104,7 @@ def times_of(
 
 
 def measure_case(
-    args: argparse.Namespace, case: tuple[int, int, int, str], peaks: bool, lines: dict[Any, Any], probe: machine.Probe
+    args: argparse.Namespace, case: Case, peaks: bool, lines: dict[Any, Any], probe: machine.Probe
 ) -> dict[str, Any]:
     """A row of the record: times, agreement, peaks of memory and floor of one case.
 
@@ -114,9 +115,6 @@ def measure_case(
         lines: The naive side's seconds as a line over the classes, and the error at the largest measured, by what
             cases share it: batch, context, mode.
         probe: Measures the machine's rates.
-
-    Returns:
-        The row.
     """
     from benchmarks import models
 
@@ -139,10 +137,10 @@ def measure_case(
         times["naive"] = {"seconds": seconds(classes), "runs": [], "extrapolated_from": source}
     work = models.text_floor(models.backbone_of(args, "ours"), batch, classes, context, mode != "forward")
     floor = work.floor(probe.take(), times["ours"]["seconds"])
-    for side, figures in times.items():
-        figures["peak_bytes"] = measure.peak_bytes(run_alone, args, side, *case, device=args.device) if peaks else None
+    for side, found in times.items():
+        found["peak_bytes"] = measure.peak_bytes(run_alone, args, side, *case, device=args.device) if peaks else None
     what = {"batch": batch, "classes": classes, "context": context, "mode": mode}
-    return record.row(what, times["ours"], times["naive"], error=error, floor=floor)
+    return record.row(what, **times, error=error, floor=floor)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

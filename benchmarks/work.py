@@ -82,9 +82,6 @@ def text_work(tower: Tower, names: Sequence[Sequence[int]], batch: int, context:
         batch: B.
         context: M.
         backward: Also the gradient in the context, without recomputation.
-
-    Returns:
-        The work.
     """
     nodes = {tuple(ids[: i + 1]) for ids in names for i in range(len(ids))}
     ends = {tuple(ids) for ids in names}
@@ -120,9 +117,6 @@ def image_work(tower: Tower, images: int, size: int, patch: int) -> Work:
         images: Number of images, all views counted.
         size: Their height = width, pixels.
         patch: Height = width of a patch, pixels.
-
-    Returns:
-        The work.
     """
     d, patches = tower.width, (size // patch) ** 2
     tokens = patches + 1

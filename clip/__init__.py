@@ -9,7 +9,7 @@ from .blocks import Update
 from .images import ImageFeatures
 from .load import available_models, load
 from .prompt_tree import PromptTree
-from .tokenizer import decode, encode, imagenet_sentences, tokenize
+from .tokenizer import decode, encode, imagenet_sentences, token_text, tokenize
 
 __all__ = [
     "POSITIONS",
@@ -22,5 +22,6 @@ __all__ = [
     "encode",
     "imagenet_sentences",
     "load",
+    "token_text",
     "tokenize",
 ]

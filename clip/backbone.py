@@ -11,7 +11,7 @@ from torch import nn
 from .blocks import Update
 from .images import ImageFeatures, encode_images, known_blocks
 from .prompt_tree import PromptTree
-from .prompts import Deep, encode_prompts, place_context
+from .prompts import Deep, encode_prompts, kept_bytes, place_context
 from .tokenizer import EOT, SOT, VOCAB_SIZE, encode, tokenize
 
 POSITIONS = ("end", "middle", "front")  # of the class name among the context's rows
@@ -25,16 +25,19 @@ class FrozenCLIP(nn.Module):
         name: The name it was loaded by, for messages and checkpoints.
 
     Attributes:
-        name: See above.
         image_size: Input height = width, pixels.
         mean: Pixel means, 3 floats in [0, 1].
         std: Pixel standard deviations, 3 floats.
+        patch_size: Side of the squares that the image tower reads first, pixels; 32 where it says none, the stride of
+            the last stage of a ResNet or ConvNeXt.
         vision_width: Dv; 0 where the image tower has no blocks to give statistics of.
         vision_layers: L; 0 likewise.
         text_width: Dt.
         embed_dim: E.
         context_length: Tokens that a text may have, SOT and EOT included.
         text_layers: Blocks of the text tower.
+        activation_bytes: What a pass through a tower may keep for its backward pass; the rest is computed again. None,
+            the initial value, takes a share of the free memory.
 
     Raises:
         ValueError: The text tower is not CLIP's.
@@ -62,12 +65,15 @@ class FrozenCLIP(nn.Module):
             raise ValueError(f"{name!r} has {len(text.token_embedding.weight)} tokens, CLIP's vocabulary {VOCAB_SIZE}")
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
+        patch = getattr(visual, "patch_size", 32)
+        self.patch_size = int(patch[0] if isinstance(patch, tuple | list) else patch)
         self.mean = tuple(float(x) for x in visual.image_mean)
         self.std = tuple(float(x) for x in visual.image_std)
         visual.output_tokens = False  # the feature alone
         self._vision_blocks = known_blocks(visual)
         self.vision_layers = len(self._vision_blocks)
         self.vision_width = int(self._vision_blocks[0].ln_1.normalized_shape[0]) if self._vision_blocks else 0
+        self.activation_bytes: int | None = None
 
     @property
     def _text(self) -> Any:
@@ -110,7 +116,7 @@ class FrozenCLIP(nn.Module):
             tokens: A method's own, [J, n, Dv], or [J, B, n, Dv] per image: the first n join the image's tokens before
                 the first block (no positions are added), the others replace them before blocks 1..J-1.
             updates: What is added to the attention weights, one a block.
-            budget: Bytes that activations may take with gradients; None takes a share of the free memory.
+            budget: Bytes that activations may take with gradients; None: `activation_bytes`.
 
         Returns:
             [B, E] in fp32, not normalised; without gradient where neither tokens nor updates are given.
@@ -131,7 +137,7 @@ class FrozenCLIP(nn.Module):
                 raise ValueError(
                     f"tokens for {len(tokens)} blocks: the image tower of {self.name} has {self.vision_layers}"
                 )
-        input = self._input(images)
+        budget, input = self.activation_bytes if budget is None else budget, self._input(images)
         return encode_images(self.model.visual, self._vision_blocks, input, False, tokens, updates, budget)[0]
 
     def encode_image_statistics(self, images: torch.Tensor) -> ImageFeatures:
@@ -149,21 +155,35 @@ class FrozenCLIP(nn.Module):
         self.check_blocks("encode_image_statistics", "reads token statistics of each block of the image tower")
         return ImageFeatures(*encode_images(self.model.visual, self._vision_blocks, self._input(images), True))
 
-    def check_blocks(self, asker: str, what: str) -> None:
-        """Refuse an image tower without blocks that are known; for methods to call before long work.
+    @torch.no_grad()
+    def merged_weights(self, text: Sequence[Update] = (), vision: Sequence[Update] = ()) -> dict[str, torch.Tensor]:
+        """All weights under open_clip's names, those of attention with updates added for good.
 
         Args:
-            asker: Who needs them, for the message.
-            what: What for: a verb and its object, for the message.
+            text: Updates of the text tower's blocks, one a block, or none.
+            vision: Those of the image tower.
 
-        Raises:
-            ValueError: The tower is no ViT of residual attention blocks.
+        Returns:
+            A state dict in the weights' precision.
         """
+        state = dict(self.model.state_dict())
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for blocks, updates in ((self._text_blocks, text), (self._vision_blocks, vision)):
+            for attn, update in zip((block.attn for block in blocks), updates, strict=False):
+                for apply, weight, bias in (
+                    (update.in_proj, attn.in_proj_weight, attn.in_proj_bias),
+                    (update.out_proj, attn.out_proj.weight, attn.out_proj.bias),
+                ):
+                    unit = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+                    state[names[id(weight)]] = apply(unit, weight, torch.zeros_like(bias)).t()
+        return state
+
+    def check_blocks(self, asker: str, what: str) -> None:
+        """Raise ValueError for an image tower that is no ViT of known blocks; `asker` and `what` begin the message."""
         if not self._vision_blocks:
             raise ValueError(
-                f"{asker} {what}; {self.name!r} has an image tower "
-                f"({type(self.model.visual).__name__}) without such transformer blocks. Use a ViT, e.g. ViT-B/16, "
-                "ViT-L/14 or an open_clip ViT as MODEL:TAG"
+                f"{asker} {what}; {self.name!r} has an image tower ({type(self.model.visual).__name__}) without such "
+                "transformer blocks. Use a ViT, e.g. ViT-B/16, ViT-L/14 or an open_clip ViT as MODEL:TAG"
             )
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
@@ -194,6 +214,12 @@ class FrozenCLIP(nn.Module):
         ids = torch.tensor(encode(words), device=self.device)
         embedding: torch.Tensor = self._text.token_embedding(ids).float()
         return embedding
+
+    @property
+    def token_embeddings(self) -> torch.Tensor:
+        """The vectors of all tokens by id, [vocabulary, Dt] in fp32."""
+        weight: torch.Tensor = self._text.token_embedding.weight
+        return weight.detach().float()
 
     def room(self, classnames: Sequence[str], template: str = "{}.") -> tuple[int, str]:
         """How many context tokens fit beside every class name; below 1 where a name alone is too long.
@@ -260,7 +286,7 @@ class FrozenCLIP(nn.Module):
 
     def encode_prompts(
         self,
-        context: torch.Tensor,
+        context: torch.Tensor | None,
         tree: PromptTree,
         budget: int | None = None,
         deep: torch.Tensor | None = None,
@@ -271,9 +297,9 @@ class FrozenCLIP(nn.Module):
 
         Args:
             context: [B, M, Dt], context vectors per image, or [M, Dt], one set for all images; of a tree with
-                `own_context`, [C, M, Dt], one set per class.
+                `own_context`, [C, M, Dt], one set per class; None: no context.
             tree: The classes, from `prompt_tree` with the same M.
-            budget: Bytes that activations may take; None takes a share of the free memory.
+            budget: Bytes that activations may take; None: `activation_bytes`.
             deep: [J, M, Dt] (or J times the context's own shape): what the context's rows become before blocks 1..J; no
                 positions are added.
             class_context: (block index, [C, M, Dt]): what they become before this block, each class's its own; only
@@ -286,19 +312,17 @@ class FrozenCLIP(nn.Module):
         Raises:
             ValueError: Wrong shape, the prompts do not fit the context, or more blocks than the tower has.
         """
+        context = torch.zeros(0, self.text_width, device=self.device) if context is None else context
         flat = context.ndim == 2 or bool(tree.class_rows)
-        width, wanted = self.text_width, "B, M"
-        if tree.class_rows:
-            wanted = f"{tree.num_classes}, {tree.class_rows}"
-            fits = context.shape == (tree.num_classes, tree.class_rows, width)
-        else:
-            fits = context.ndim in (2, 3) and context.shape[-1] == width
-        if not fits:
+        width, own = self.text_width, (tree.num_classes, tree.class_rows)  # each class its own rows
+        fits = context.shape[:-1] == own if tree.class_rows else context.ndim in (2, 3)
+        if not fits or context.shape[-1] != width:
+            wanted = f"{own[0]}, {own[1]}" if tree.class_rows else "B, M"
             shown = [1, *context.shape] if context.ndim == 2 else list(context.shape)
             raise ValueError(f"context must be [{wanted}, {width}], got {shown}")
         tokens = context.shape[-2]  # M
         shape = (1, context.shape[:-1].numel(), width) if flat else tuple(context.shape)
-        text, length = self._text, 1 + (tokens if tree.front is None else tree.front)
+        text, length = self._text, 1 + tree.rows_in_front(tokens)
         if length + tree.longest > self.context_length:
             raise ValueError(
                 f"{tokens} context tokens and {length - 1 + tree.longest - tokens} class tokens exceed the context of "
@@ -311,10 +335,22 @@ class FrozenCLIP(nn.Module):
         nodes = text.token_embedding(tree.tokens).float().unsqueeze(0)
         nodes, prefix = place_context(nodes, sot, tree, rows)
         nodes, prefix = nodes + positions[length + tree.depths], prefix + positions[:length]
+        if budget is None and torch.is_grad_enabled():  # without, nothing is kept
+            budget = self.activation_bytes
         hidden = encode_prompts(self._text_blocks, prefix, nodes, tree, budget, parts, updates)
         projection: torch.Tensor = text.text_projection
         features: torch.Tensor = (text.ln_final(hidden).to(projection.dtype) @ projection).float()
         return features[0] if flat else features
+
+    def prompt_bytes(self, num_context: int, trees: Sequence[PromptTree]) -> int:
+        """Bytes that the backward pass of one image's prompts finds kept, with nothing computed again.
+
+        Args:
+            num_context: M.
+            trees: Those of one image: it has a context for each.
+        """
+        blocks, width = self._text_blocks, self.text_width
+        return sum(kept_bytes(blocks, (1, 1 + tree.rows_in_front(num_context), width), tree) for tree in trees)
 
     def _deep(
         self,
@@ -365,7 +401,7 @@ class FrozenCLIP(nn.Module):
         Raises:
             ValueError: A text that is too long.
         """
-        return self.encode_prompts(torch.zeros(0, self.text_width, device=self.device), self.sentence_tree(texts))
+        return self.encode_prompts(None, self.sentence_tree(texts))
 
     def sentence_tree(self, texts: Sequence[str]) -> PromptTree:
         """The tree of whole sentences, for `encode_prompts` with an empty context.

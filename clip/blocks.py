@@ -7,14 +7,18 @@ Letters: R rows (tokens), D width, H heads, d = D / H.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# On a CPU, what keeps no activations goes through in parts whose MLP layer has about this size: they stay in the cache,
-# and the allocator takes them from its pool, where each larger array costs fresh pages of the system.
+from .keep import Keep
+from .linear import linear
+
+# On a CPU, rows go through in parts whose MLP layer has about this size: they stay in the cache, and the allocator
+# takes them from its pool, where each larger array costs fresh pages of the system.
 PART_BYTES = 10 * 2**20
 _LAYERS = ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _READ = {"attn.in_proj_weight", "attn.in_proj_bias"} | {f"{x}.{y}" for x in _LAYERS for y in ("weight", "bias")}
@@ -37,6 +41,12 @@ def is_residual_block(block: nn.Module) -> bool:
     return names == _READ and hasattr(block.attn, "num_heads")
 
 
+def autocast_at(device: torch.device) -> tuple[str, torch.dtype, bool]:
+    """What `torch.autocast` takes to be on a device, later, as it is now."""
+    kind = device.type
+    return kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+
 def rows_in_cache(block: Any) -> int:
     """Rows that a part on a CPU should have, see PART_BYTES."""
     fc = block.mlp.c_fc
@@ -52,11 +62,13 @@ def project_heads(block: Any, x: torch.Tensor, update: Update | None = None) -> 
     """Queries, keys and values of rows, [..., D] in fp32 -> [..., 3, H, d] in the weights' precision."""
     attn = block.attn
     weight: torch.Tensor = attn.in_proj_weight
-    qkv = (update.in_proj if update else F.linear)(norm(x, block.ln_1).to(weight.dtype), weight, attn.in_proj_bias)
+    qkv = (update.in_proj if update else linear)(norm(x, block.ln_1).to(weight.dtype), weight, attn.in_proj_bias)
     return qkv.view(*x.shape[:-1], 3, attn.num_heads, -1)
 
 
-def finish(block: Any, x: torch.Tensor, attended: torch.Tensor, update: Update | None = None) -> torch.Tensor:
+def finish(
+    block: Any, x: torch.Tensor, attended: torch.Tensor, update: Update | None = None, keep: Keep = Keep.ALL
+) -> torch.Tensor:
     """What follows attention: output projection, MLP, both residual sums.
 
     Args:
@@ -64,35 +76,82 @@ def finish(block: Any, x: torch.Tensor, attended: torch.Tensor, update: Update |
         x: The block's input, [R, D] in fp32.
         attended: Values that the heads gathered, [R, D] in the weights' precision.
         update: What is added to the block's attention weights.
+        keep: Whether a backward pass finds the MLP's hidden layer kept.
 
     Returns:
         The block's output, [R, D] in fp32.
     """
     out = block.attn.out_proj
-    x = x + block.ls_1((update.out_proj if update else F.linear)(attended, out.weight, out.bias))
-    if x.is_cuda or torch.is_grad_enabled():
-        x = x + block.ls_2(_mlp(block, x))
-        return x
-    for part in torch.split(x, rows_in_cache(block)):
-        part += block.ls_2(_mlp(block, part))
+    x = x + block.ls_1((update.out_proj if update else linear)(attended, out.weight, out.bias))
+    if torch.is_grad_enabled():
+        return _MLP.apply(x, block, keep < Keep.HEADS)  # type: ignore[no-any-return]
+    for part in _parts(block, x):
+        part += block.ls_2(_contract(block, _expand(block, norm(part, block.ln_2))))
     return x
 
 
-def _mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
-    fc, proj, act = block.mlp.c_fc, block.mlp.c_proj, block.mlp.gelu
-    x = norm(x, block.ln_2).to(fc.weight.dtype)
-    if type(act).__name__ != "QuickGELU":
-        return F.linear(act(F.linear(x, fc.weight, fc.bias)), proj.weight, proj.bias)
-    # 1.702 QuickGELU(x) = SiLU(1.702 x): the matrix products scale for nothing, and SiLU keeps its input alone.
-    hidden = torch.addmm(fc.bias, x, fc.weight.t(), beta=QUICK, alpha=QUICK)
-    hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
-    return torch.addmm(proj.bias, hidden, proj.weight.t(), alpha=1 / QUICK)
+def _parts(block: Any, x: torch.Tensor) -> Sequence[torch.Tensor]:
+    return (x,) if x.is_cuda else torch.split(x, rows_in_cache(block))
 
 
-def kept_bytes(rows: int, width: int, itemsize: int) -> int:
-    """Bytes of activations that a backward pass through one block keeps.
+class _MLP(torch.autograd.Function):
+    """x + MLP(x), part by part in both directions.
 
-    Per row: two residual states in fp32; query, key, value, both of the latter once more with the keys of other rows,
-    the heads' output, and the MLP's hidden layer of four widths.
+    Cheaper than what autograd makes of it: activations are overwritten, QuickGELU's factors cancel, and what is
+    computed again ends at the hidden layer.
     """
-    return int(rows * width * (2 * 4 + (3 + 2.4 + 1 + 4) * itemsize))
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, block: Any, keep: bool) -> torch.Tensor:
+        ctx.block, ctx.cast = block, autocast_at(x.device)
+        kept, result = [], torch.empty_like(x)
+        for part, out in zip(_parts(block, x), _parts(block, result), strict=True):
+            hidden = _expand(block, norm(part, block.ln_2))
+            kept += [hidden] if keep else []
+            torch.add(part, block.ls_2(_contract(block, hidden, overwrite=not keep)), out=out)
+        ctx.save_for_backward(x, *kept)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        block, (x, *kept) = ctx.block, ctx.saved_tensors
+        gamma, result = getattr(block.ls_2, "gamma", None), torch.empty_like(x)
+        fc, proj = block.mlp.c_fc.weight, block.mlp.c_proj.weight
+        parts = (_parts(block, y) for y in (x, grad, result))
+        with torch.autocast(*ctx.cast):
+            for i, (part, g, out) in enumerate(zip(*parts, strict=True)):
+                with torch.enable_grad():
+                    part = part.detach().requires_grad_()
+                    normed = norm(part, block.ln_2)
+                hidden = kept[i] if kept else _expand(block, normed.detach())
+                inner = linear((g if gamma is None else g * gamma).to(proj.dtype), proj.t())
+                inner = linear(_activation_backward(block, inner, hidden), fc.t())
+                torch.add(g, torch.autograd.grad(normed, part, inner.float())[0], out=out)
+        return result, None, None
+
+
+def _is_quick(block: Any) -> bool:
+    return type(block.mlp.gelu).__name__ == "QuickGELU"
+
+
+def _expand(block: Any, x: torch.Tensor) -> torch.Tensor:
+    """The hidden layer of normalised rows before its activation: for QuickGELU 1.702 times that, see `_contract`."""
+    fc, scale = block.mlp.c_fc, QUICK if _is_quick(block) else 1.0
+    return linear(x.to(fc.weight.dtype), fc.weight, fc.bias, alpha=scale, beta=scale)
+
+
+def _contract(block: Any, hidden: torch.Tensor, overwrite: bool = True) -> torch.Tensor:
+    """The MLP's output; 1.702 QuickGELU(x) = SiLU(1.702 x): the matrix products scale for nothing."""
+    proj = block.mlp.c_proj
+    if _is_quick(block):
+        return linear(F.silu(hidden, inplace=overwrite), proj.weight, proj.bias, alpha=1 / QUICK)
+    return linear(block.mlp.gelu(hidden), proj.weight, proj.bias)
+
+
+def _activation_backward(block: Any, grad: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    if _is_quick(block):
+        return torch.ops.aten.silu_backward.grad_input(grad, hidden, grad_input=grad)  # type: ignore[no-any-return]
+    with torch.enable_grad():
+        hidden = hidden.detach().requires_grad_()
+        return torch.autograd.grad(block.mlp.gelu(hidden), hidden, grad)[0]

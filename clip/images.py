@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import Update, finish, is_residual_block, kept_bytes, project_heads, rows_in_cache
+from .blocks import Update, finish, is_residual_block, project_heads, rows_in_cache
+from .keep import Block, Keep, again, choose
 from .memory import activation_budget
 
 
@@ -33,21 +32,39 @@ class ImageFeatures:
     mean: torch.Tensor
     var: torch.Tensor
 
+    def __getitem__(self, rows: Any) -> ImageFeatures:
+        """Those of some images, as a tensor's rows are taken."""
+        return ImageFeatures(self.final[rows], self.mean[rows], self.var[rows])
+
     def chunk(self, chunks: int) -> list[ImageFeatures]:
         """Split along the batch into equal parts, as `torch.chunk`."""
         parts = (x.chunk(chunks) for x in (self.final, self.mean, self.var))
         return [ImageFeatures(*part) for part in zip(*parts, strict=True)]
 
 
+def _attend(heads: torch.Tensor) -> torch.Tensor:
+    """[B, N, 3, H, d] -> [B, N, Dv]."""
+    q, k, v = heads.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 def _run_block(
-    block: Any, x: torch.Tensor, tokens: torch.Tensor | None = None, update: Update | None = None
+    block: Any, x: torch.Tensor, tokens: torch.Tensor | None = None, update: Update | None = None, keep: Keep = Keep.ALL
 ) -> torch.Tensor:
     """One block with full attention, [B, N, Dv] in fp32; first, tokens take the place of the last rows."""
+
+    def project_and_attend(x: torch.Tensor) -> torch.Tensor:
+        return _attend(project_heads(block, x, update))
+
     if tokens is not None:
         x = torch.cat([x[:, : -tokens.shape[1]], tokens.float().expand(len(x), -1, -1)], dim=1)
-    q, k, v = project_heads(block, x, update).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    return finish(block, x.flatten(0, 1), attended.flatten(0, 1), update).view_as(x)
+    if keep == Keep.ALL:
+        attended = project_and_attend(x)
+    elif keep < Keep.STATES:
+        attended = again(_attend, project_heads(block, x, update))
+    else:  # an update may draw random numbers
+        attended = again(project_and_attend, x, random=update is not None)
+    return finish(block, x.flatten(0, 1), attended.flatten(0, 1), update, keep).view_as(x)
 
 
 def known_blocks(tower: Any) -> list[Any]:
@@ -75,16 +92,17 @@ def _encode(
 
     def run_blocks(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         dtype, x = x.dtype, x.float()
-        limit = activation_budget(x.device) if learning and budget is None else budget or 0
-        kept = limit // kept_bytes(x.shape[0] * x.shape[1], x.shape[2], dtype.itemsize) if learning else 0
+        keep = [Keep.ALL] * len(blocks)
+        if learning:
+            size = Block(x.shape[0] * x.shape[1], x.shape[2], dtype.itemsize)
+            keep = choose([size] * len(blocks), activation_budget(x.device) if budget is None else budget)
         for i, block in enumerate(blocks):
             own = tokens[i] if tokens is not None and 0 < i < len(tokens) else None
             update = updates[i] if updates else None
-            run = partial(_run_block, block, x, own, update)
-            if learning and i < len(blocks) - kept:  # an update may draw random numbers
-                x = checkpoint(run, use_reentrant=False, preserve_rng_state=update is not None)
+            if keep[i] == Keep.INPUT:  # an update may draw random numbers
+                x = again(_run_block, block, x, own, update, random=update is not None)
             else:
-                x = run()
+                x = _run_block(block, x, own, update, keep[i])
             if statistics:
                 means.append(x.mean(1))
                 variances.append((x - means[-1].unsqueeze(1)).square_().mean(1))
@@ -115,8 +133,8 @@ def encode_images(
 ) -> tuple[torch.Tensor, ...]:
     """Final feature and, on request, token statistics of each block.
 
-    With tokens or updates gradients reach them where they are enabled, and when memory is short the first blocks'
-    insides are computed again in the backward pass. Without, nothing is kept.
+    With tokens or updates gradients reach them where they are enabled, and what the budget does not hold is computed
+    again in the backward pass. Without, nothing is kept.
 
     Args:
         visual: open_clip's image tower.

@@ -25,20 +25,11 @@ from .weights import SUFFIXES, check_weights, read_weights, reason
 
 TINY_DIR = Path(__file__).parent / "tiny"
 
-# OpenAI's names -> open_clip's architecture (with QuickGELU, which OpenAI's weights were trained with).
-OPENAI_MODELS = {
-    "RN50": "RN50-quickgelu",
-    "RN101": "RN101-quickgelu",
-    "RN50x4": "RN50x4-quickgelu",
-    "RN50x16": "RN50x16-quickgelu",
-    "RN50x64": "RN50x64-quickgelu",
-    "ViT-B/32": "ViT-B-32-quickgelu",
-    "ViT-B/16": "ViT-B-16-quickgelu",
-    "ViT-L/14": "ViT-L-14-quickgelu",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
-}
-_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _QUICK = "-quickgelu"
+_NAMES = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+# OpenAI's names -> open_clip's architecture (with QuickGELU, which OpenAI's weights were trained with).
+OPENAI_MODELS = {name: name.replace("/", "-").replace("@336px", "-336") + _QUICK for name in _NAMES}
+_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 # CLIP's text tower: what open_clip's config says, or leaves out.
 _CLIP_TEXT = {
     "vocab_size": VOCAB_SIZE,
@@ -152,8 +143,7 @@ def _architecture(architecture: str, tag: str, name: str, options: dict[str, Any
         raise ValueError(f"MODEL.BACKBONE.NAME: {name!r}: {architecture} needs a tag: {tags}. Allowed: {_FORMS}")
     _check_config(open_clip.get_model_config(base), name)
     named_quick = base != architecture
-    config = open_clip.get_pretrained_cfg(base, tag)
-    if config:
+    if config := open_clip.get_pretrained_cfg(base, tag):
         quick = bool(config.get("quick_gelu"))
         if quick != named_quick:
             print(f"{name}: these weights were trained with {_activation(quick)}, which is used")
@@ -166,8 +156,7 @@ def _architecture(architecture: str, tag: str, name: str, options: dict[str, Any
             raise FileNotFoundError(f"MODEL.BACKBONE.NAME: {name!r} names the weight file {tag}, which does not exist")
     if not options["load_weights"]:
         return _build(base, name, options, force_quick_gelu=named_quick)
-    kind = _kind(file)
-    other = base if named_quick else base + _QUICK
+    kind, other = _kind(file), base if named_quick else base + _QUICK
     print(
         f"{name}: {_activation(named_quick)} is assumed; for weights trained with {_activation(not named_quick)} "
         f"set MODEL.BACKBONE.NAME to {other}:{tag}"

@@ -1,11 +1,16 @@
-"""How much memory is free."""
+"""Memory: how much is free, and in what pages it comes."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
 import torch
+
+# A training step writes gigabytes of fresh arrays. In pages of 4 kB the system is asked a million times for them, which
+# is a tenth of the step on a CPU; PyTorch reads this when it first makes a tensor. Results are the same.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def free_memory(device: torch.device) -> int:
@@ -24,5 +29,5 @@ def free_memory(device: torch.device) -> int:
 
 
 def activation_budget(device: torch.device) -> int:
-    """Bytes that the activations of one pass through a tower may take: an eighth of what is free, on a GPU half."""
-    return free_memory(device) // (2 if device.type == "cuda" else 8)
+    """Bytes that the activations of one pass through a tower may take: a fifth of what is free, on a GPU half."""
+    return free_memory(device) // (2 if device.type == "cuda" else 5)

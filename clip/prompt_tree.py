@@ -9,7 +9,7 @@ from torch import nn
 
 from .tokenizer import EOT
 
-TILE = 64  # nodes a tile at most: dense attention inside a tile costs 1/50 of a block's matrix products
+TILE = 32  # nodes a tile at most: dense attention inside a tile costs 1/100 of a block's matrix products
 
 
 class PromptTree(nn.Module):
@@ -29,8 +29,6 @@ class PromptTree(nn.Module):
         class_rows: M where each class has M rows of its own (class c's are c M to c M + M - 1), else 0.
 
     Attributes:
-        front: See above.
-        class_rows: See above.
         tokens: Long [R], the token id of each node; EOT where a row of the context stands, and in padding.
         context_nodes: Long [K], the nodes that hold a row of the context.
         context_rows: Long [K], which row.
@@ -113,6 +111,20 @@ class PromptTree(nn.Module):
         """C."""
         return len(self.eot)
 
+    def rows_in_front(self, num_context: int) -> int:
+        """How many of M rows of the context stand between SOT and the symbols."""
+        return num_context if self.front is None else self.front
+
+    def of_classes(self, labels: Sequence[int]) -> PromptTree:
+        """The prompts of some classes alone, in the order of `labels`; only for trees whose classes share the context.
+
+        Raises:
+            ValueError: Each class has rows of its own.
+        """
+        if self.class_rows:
+            raise ValueError("classes with rows of their own cannot be taken out of a prompt tree")
+        return PromptTree([self.symbols[label] for label in labels], self.front).to(self.tokens.device)
+
     def apart(self, num_context: int) -> tuple[PromptTree, torch.Tensor]:
         """The same prompts, each with rows of the context of its own: nothing is shared but SOT.
 
@@ -143,6 +155,5 @@ class PromptTree(nn.Module):
         Returns:
             [B n, 1, S, P + A + S], 0 or -inf.
         """
-        mask = torch.zeros(self.visible.shape, dtype=dtype, device=self.visible.device)
-        mask.masked_fill_(~self.visible, float("-inf"))
+        mask = torch.zeros_like(self.visible, dtype=dtype).masked_fill_(~self.visible, float("-inf"))
         return torch.nn.functional.pad(mask, (prefix, 0)).repeat(batch, 1, 1).unsqueeze(1)

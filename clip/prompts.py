@@ -21,17 +21,18 @@ Letters: B images, M context tokens, P prefix tokens (SOT and the context's rows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import Update, finish, kept_bytes, project_heads, rows_in_cache
+from .blocks import Update, finish, project_heads, rows_in_cache
+from .keep import Block, Keep, again, choose
 from .memory import activation_budget
 from .prompt_tree import PromptTree
+
+PARTS_LEARNING = 4  # a part of images with gradients, in those of `rows_in_cache`: the MLP is taken apart on its own
 
 
 def _attend(nodes: torch.Tensor, prefix: torch.Tensor, tree: PromptTree, mask: torch.Tensor) -> torch.Tensor:
@@ -115,6 +116,20 @@ def _unpack(x: torch.Tensor, batch: int, tree: PromptTree) -> tuple[torch.Tensor
     return torch.unflatten(nodes, 0, (batch, -1)), torch.unflatten(prefix, 0, (batch, -1))
 
 
+def _heads(
+    block: nn.Module,
+    x: torch.Tensor,
+    batch: int,
+    tree: PromptTree,
+    shared: torch.Tensor | None,
+    update: Update | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries, keys and values of nodes and prefix; with `shared`, those of the nodes, x is the prefix."""
+    if shared is None:
+        return _unpack(project_heads(block, x, update), batch, tree)
+    return shared.expand(batch, -1, -1, -1, -1), project_heads(block, x, update)
+
+
 def _run_block(
     block: nn.Module,
     x: torch.Tensor,
@@ -123,8 +138,9 @@ def _run_block(
     mask: torch.Tensor,
     last: bool,
     rows: torch.Tensor | None = None,
-    embedded: torch.Tensor | None = None,
+    shared: tuple[torch.Tensor, torch.Tensor] | None = None,
     update: Update | None = None,
+    keep: Keep = Keep.ALL,
 ) -> torch.Tensor:
     """One residual attention block on packed rows.
 
@@ -136,23 +152,32 @@ def _run_block(
         mask: Its `attention_mask`.
         last: Give the classes' EOT rows only, [B C, D]: nothing else is read after the last block.
         rows: Rows of the context to put in place first, [1 or B, K, D].
-        embedded: The nodes where all images have the same, [1, R, D]: their heads are then computed once.
+        shared: Where all images have the same nodes, their queries, keys and values, [1, R, 3, H, d], and x's prefix.
         update: What is added to the block's weights.
+        keep: What a backward pass finds kept.
 
     Returns:
         [B R + B P, D] in fp32.
     """
+
+    def attend(nodes: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        return _attend(nodes, prefix, tree, mask)
+
+    def project_and_attend(x: torch.Tensor) -> torch.Tensor:
+        return attend(*_heads(block, x, batch, tree, heads, update))
+
     if rows is not None:
         x = _pack(*place_context(*_unpack(x, batch, tree), tree, rows))
-    if embedded is None:
-        nodes, prefix = _unpack(project_heads(block, x, update), batch, tree)
-    else:
-        nodes = project_heads(block, embedded, update).expand(batch, -1, -1, -1, -1)
-        prefix = project_heads(block, _unpack(x, batch, tree)[1], update)
-    attended = _attend(nodes, prefix, tree, mask)
+    heads, source = (None, x) if shared is None else shared
+    if keep == Keep.ALL:
+        attended = project_and_attend(source)
+    elif keep < Keep.STATES:
+        attended = again(attend, *_heads(block, source, batch, tree, heads, update))
+    else:  # an update may draw random numbers
+        attended = again(project_and_attend, source, random=update is not None)
     if last:
         x, attended = (_unpack(part, batch, tree)[0][:, tree.eot].flatten(0, 1) for part in (x, attended))
-    return finish(block, x, attended, update)
+    return finish(block, x, attended, update, keep)
 
 
 def encode_prompts(
@@ -166,8 +191,8 @@ def encode_prompts(
 ) -> torch.Tensor:
     """Hidden states at the classes' EOT tokens after all blocks, exact and differentiable in all that is not frozen.
 
-    When memory is short the result is the same: with gradients, the first blocks' insides are computed again in the
-    backward pass, as many as need be; without, images go through in parts.
+    When memory is short the result is the same: with gradients, more is computed again in the backward pass; without,
+    fewer images go through at a time.
 
     Args:
         blocks: open_clip's residual attention blocks, in order.
@@ -181,57 +206,88 @@ def encode_prompts(
     Returns:
         [B, C, D] in fp32, before the final layer norm.
     """
-    deep = deep or Deep()
+    deep, nodes, prefix = deep or Deep(), nodes.float(), prefix.float()
     batch, length, width = prefix.shape
-    weight: torch.Tensor = blocks[0].attn.in_proj_weight  # type: ignore[union-attr, assignment]
+    itemsize = blocks[0].attn.in_proj_weight.element_size()  # type: ignore[union-attr, operator]
     if budget is None:
         budget = activation_budget(prefix.device)
-    if not torch.is_grad_enabled():
-        # One block's widest moment: residual, norm, hidden layer and its activation.
-        each = length + nodes.shape[1]  # rows of an image
-        images = max(1, budget // (each * width * (4 * 4 + 10 * weight.element_size())))
-        if not prefix.is_cuda:
-            images = max(1, min(images, rows_in_cache(blocks[0]) // each))
-        if images < batch:
-            parts = []
-            for i in range(0, batch, images):
-                own = nodes if len(nodes) == 1 else nodes[i : i + images]
-                part = deep.part(i, i + images)
-                parts.append(encode_prompts(blocks, prefix[i : i + images], own, tree, budget, part, updates))
-            return torch.cat(parts)
-    taken_apart = len(blocks) if deep.own is None else deep.own[0]
-    kept = _kept_blocks(len(blocks), taken_apart, batch, length, tree, width, weight.element_size(), budget)
-    mask = tree.attention_mask(length, batch, weight.dtype)
-    embedded = nodes.float() if len(nodes) < batch and len(blocks) > 1 else None
-    x = _pack(nodes.float(), prefix.float())
+    learning, layers = torch.is_grad_enabled(), len(blocks)
+    each = length + nodes.shape[1]  # rows of an image
+    images = batch
+    if not learning:  # one block's widest moment: residual, norm, hidden layer and its activation
+        images = budget // (each * width * (4 * 4 + 10 * itemsize))
+    if not prefix.is_cuda:
+        images = min(images, rows_in_cache(blocks[0]) * (PARTS_LEARNING if learning else 1) // each)
+    images = max(1, images)
+    shared = len(nodes) < batch
+    starts = range(0, batch, images)
+    sizes = [_sizes(blocks, prefix[i : i + images].shape, shared, tree, deep) for i in starts]
+    keep = choose([size for part in sizes for size in part], budget) if learning else [Keep.ALL] * len(starts) * layers
+    # Where all images have the same nodes, so are their heads in the first block.
+    heads = project_heads(blocks[0], nodes, updates[0] if updates else None) if shared else None
+    parts = []
+    for part, i in enumerate(starts):
+        own = nodes if len(nodes) == 1 else nodes[i : i + images]
+        kept, given = keep[part * layers : (part + 1) * layers], deep.part(i, i + images)
+        parts.append(_encode_part(blocks, prefix[i : i + images], own, heads, tree, kept, given, updates))
+    return torch.cat(parts)
+
+
+def _encode_part(
+    blocks: Sequence[nn.Module],
+    prefix: torch.Tensor,
+    nodes: torch.Tensor,
+    heads: torch.Tensor | None,
+    tree: PromptTree,
+    keep: Sequence[Keep],
+    deep: Deep,
+    updates: Sequence[Update] | None,
+) -> torch.Tensor:
+    """`encode_prompts` of some images; `heads` are those of shared nodes in the first block, `keep` is per block."""
+    batch, length, _ = prefix.shape
+    dtype: torch.dtype = blocks[0].attn.in_proj_weight.dtype  # type: ignore[union-attr, assignment]
+    mask = tree.attention_mask(length, batch, dtype)
+    shared = None if heads is None else (heads, prefix)
+    x = _pack(nodes, prefix)
     for i, block in enumerate(blocks):
         rows = deep.shared[i - 1] if deep.shared is not None and 0 < i <= len(deep.shared) else None
-        if deep.own is not None and i == taken_apart:
+        if deep.own is not None and i == deep.own[0]:
             nodes, prefix = _unpack(x, batch, tree)
             tree, source = tree.apart(deep.own[1].shape[1])
             x = _pack(torch.cat([prefix, nodes], dim=1)[:, source], prefix[:, :1])
-            mask = tree.attention_mask(1, batch, weight.dtype)
+            mask = tree.attention_mask(1, batch, dtype)
             rows = deep.own[1].flatten(0, 1).unsqueeze(0)
         update = updates[i] if updates else None
-        last = i == len(blocks) - 1
-        run = partial(_run_block, block, x, batch, tree, mask, last, rows, embedded if i == 0 else None, update)
-        if torch.is_grad_enabled() and i < len(blocks) - kept:  # an update may draw random numbers
-            x = checkpoint(run, use_reentrant=False, preserve_rng_state=update is not None)
+        given = (block, x, batch, tree, mask, i == len(blocks) - 1, rows, shared if i == 0 else None, update)
+        if keep[i] == Keep.INPUT:  # an update may draw random numbers
+            x = again(_run_block, *given, random=update is not None)
         else:
-            x = run()
+            x = _run_block(*given, keep[i])
     return torch.unflatten(x, 0, (batch, -1))
 
 
-def _kept_blocks(
-    layers: int, apart: int, batch: int, length: int, tree: PromptTree, width: int, itemsize: int, budget: int
-) -> int:
-    """How many of the last blocks' activations the budget holds; from block `apart` on each class has its own rows."""
-    shared = length + len(tree.tokens)
-    own = 1 + tree.num_classes * (length - 1 + tree.longest)  # at most
-    kept = 0
-    for i in reversed(range(layers)):
-        budget -= kept_bytes(batch * (own if i >= apart else shared), width, itemsize)
-        if budget < 0:
-            break
-        kept += 1
-    return kept
+def kept_bytes(blocks: Sequence[nn.Module], prefix: Sequence[int], tree: PromptTree) -> int:
+    """Bytes that a backward pass of `encode_prompts` finds kept where nothing is computed again.
+
+    Args:
+        blocks: See there.
+        prefix: B, P, D; the images have the same nodes.
+        tree: See there.
+    """
+    return sum(block.kept(Keep.ALL) for block in _sizes(blocks, prefix, True, tree, Deep()))
+
+
+def _sizes(
+    blocks: Sequence[nn.Module], prefix: Sequence[int], shared: bool, tree: PromptTree, deep: Deep
+) -> list[Block]:
+    """What the blocks run on, for `choose`; `prefix`: B, P, D; `shared`: all images have the same nodes."""
+    (batch, length, width), sizes = prefix, []
+    itemsize = blocks[0].attn.in_proj_weight.element_size()  # type: ignore[union-attr, operator]
+    for i in range(len(blocks)):
+        if deep.own is not None and i == deep.own[0]:
+            tree, length = tree.apart(deep.own[1].shape[1])[0], 1
+        tiles, size, keys = tree.visible.shape
+        rows, gathered = batch * (length + tiles * size), 2 * (length + keys) / size
+        out = batch * tree.num_classes if i == len(blocks) - 1 else None
+        sizes.append(Block(rows, width, itemsize, gathered, shared and i == 0, out))
+    return sizes

@@ -37,6 +37,19 @@ def decode(ids: Sequence[int]) -> str:
     return str(_bpe().decode([i for i in ids if i not in (SOT, EOT)])).strip()
 
 
+def token_text(id: int) -> str:
+    """How a token reads alone: a word's end or a whole word as it is, a piece that goes on with a hyphen behind it.
+
+    Bytes that are no text by themselves read as in the vocabulary's file, where each has a letter.
+    """
+    spelled = str(_bpe().decoder[id])
+    goes_on = not spelled.endswith("</w>") and id not in (SOT, EOT)
+    text = str(_bpe().decode([id])).strip()
+    if not text or not text.isprintable() or "\N{REPLACEMENT CHARACTER}" in text:
+        text = spelled.removesuffix("</w>")
+    return f"{text}-" if goes_on else text
+
+
 def tokenize(texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> torch.Tensor:
     """Token ids in CLIP's layout: start, text, end, zeros.
 

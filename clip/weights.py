@@ -134,10 +134,7 @@ class _Tree(pickle.Unpickler):
         return type(
             name,
             (),
-            {
-                "__init__": lambda self, *_: None,
-                "__setstate__": lambda self, state: self.__dict__.update(state=state),
-            },
+            {"__init__": lambda self, *_: None, "__setstate__": lambda self, state: self.__dict__.update(state=state)},
         )
 
     def persistent_load(self, pid: Any) -> Any:

@@ -15,31 +15,20 @@ def is_config_key(word: str) -> bool:
     return _KEY.fullmatch(word) is not None
 
 
-def did_you_mean(word: str, allowed: Iterable[str], n: int = 3) -> str:
-    """A hint for an error message.
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """For an error message: " Did you mean a, b?" with the closest of the allowed names, "" where none is close.
 
-    Args:
-        word: What came.
-        allowed: What could have been meant.
-        n: Names in the hint at most.
-
-    Returns:
-        " Did you mean a, b?" with the closest names (upper and lower case count as equal), or "" where none is close.
+    Upper and lower case count as equal.
     """
     by_lower: dict[str, str] = {}
     for name in allowed:
         by_lower.setdefault(name.lower(), name)
-    close = difflib.get_close_matches(word.lower(), by_lower, n=n, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), by_lower, cutoff=0.5)
     return f" Did you mean {', '.join(by_lower[name] for name in close)}?" if close else ""
 
 
 def choose(value: str, allowed: Iterable[str], what: str) -> str:
-    """The value, if it is allowed.
-
-    Args:
-        value: What came.
-        allowed: All that may come.
-        what: What it names, for the error, e.g. "TRAINER.GOPRO.VARIANT".
+    """The value, if it is allowed; `what` it names is for the error, e.g. "TRAINER.GOPRO.VARIANT".
 
     Raises:
         ValueError: It is not; names what came, what is close and what is allowed.

@@ -23,7 +23,6 @@ class Reader(DatasetBase):
         new_cnames: class names for folders whose own name will not do.
         official: published numbers of classes and images, by part.
         test_only: for sets that only serve as test data, ``NUM_SHOTS`` has no effect.
-        as_people_see: how images are decoded, see `dassl.utils.read_image`; not for sets with published numbers.
     """
 
     dataset_dir = ""
@@ -33,7 +32,6 @@ class Reader(DatasetBase):
     new_cnames: Mapping[str, str] = {}
     official: ClassVar[dict[str, int]] = {}
     test_only = False
-    as_people_see = False
     sources: Sequence[str] = ()  # source domains, when the lists depend on them
 
     def __init__(self, cfg: Any) -> None:
@@ -92,20 +90,12 @@ def finalize(
     test: Sequence[Datum],
     sources: Sequence[str] = (),
     few_shot: bool = True,
-) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+) -> MaybeVal:
     """The last step of every reader: checks, few-shot picks, then base or new classes, in CoOp's order.
 
-    Args:
-        cfg: the config; reads ``SEED``, ``DATASET.NUM_SHOTS`` and ``DATASET.SUBSAMPLE_CLASSES``.
-        dataset_dir: folder of the set; the picks are kept in its ``split_fewshot``.
-        train: the full training list.
-        val: the full validation list, or None when the set has none of its own.
-        test: the full test list.
-        sources: source domains, when the lists depend on them.
-        few_shot: False for sets that only serve as test data: ``NUM_SHOTS`` then has no effect.
-
-    Returns:
-        train, val (None when it was None) and test.
+    Reads ``SEED``, ``DATASET.NUM_SHOTS`` (without effect unless `few_shot`) and ``DATASET.SUBSAMPLE_CLASSES``. `val` is
+    None, before and after, when the set has none of its own; `sources` are the source domains, when the lists depend
+    on them. The picks are kept in ``split_fewshot`` of the set's folder.
 
     Raises:
         ValueError: bad config values, or lists whose labels do not fit together.

@@ -5,12 +5,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from .base import Reader
 
 IGNORED = ("BACKGROUND_Google", "Faces_easy")
-NEW_CNAMES = {
-    "airplanes": "airplane",
-    "Faces": "face",
-    "Leopards": "leopard",
-    "Motorbikes": "motorbike",
-}
+NEW_CNAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 
 
 @DATASET_REGISTRY.register()

@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from dassl.config import get_cfg_default
 from dassl.utils import read_image
-from dassl.utils.images import ImageReadError, special_pixels
+from dassl.utils.images import ImageReadError, is_image, special_pixels
 
 from .catalog import RENDERED, missing_parts, read_table, reader_class, resolve
-from .files import is_image, nothing_written
+from .files import absolute, nothing_written
 
 SHOWN = 20  # broken images that are named one by one
+NO_SPLIT = " (without it a split is drawn, and results do not compare with published ones)"
 INLINE_IMAGES = 64  # fewer than this are not worth starting processes for
 
 
@@ -55,8 +56,8 @@ def check(stem: str, root: str, workers: int, decode: bool = True) -> tuple[list
     if stem in RENDERED and not os.path.exists(folder):
         print("  layout   nothing to check: rendered at the first use")
         return [], []
-    entry = read_table().get(stem, {"parts": []})
-    problems = [f"missing: {os.path.join(folder, need)}{_consequence(need)}" for need in missing_parts(entry, folder)]
+    missing = missing_parts(read_table().get(stem, {"parts": []}), folder)
+    problems = [f"missing: {os.path.join(folder, need)}" + NO_SPLIT * ("split" in need) for need in missing]
     try:
         dataset, notes = read_quietly(cls, root)
     except (OSError, ValueError) as e:
@@ -99,11 +100,7 @@ def _check_images(stem: str, dataset: Any, workers: int) -> tuple[list[str], lis
 
 
 def repetitions(parts: dict[str, Any], digests: dict[str, bytes]) -> tuple[list[str], list[str]]:
-    """Pictures that are there more than once, by the bytes of their files.
-
-    Args:
-        parts: items by part.
-        digests: of the files.
+    """Pictures that are there more than once, by the bytes (`digests`) of their files.
 
     Returns:
         What makes results worthless (a picture in train and test, or under two labels), and what is only worth knowing.
@@ -125,10 +122,6 @@ def repetitions(parts: dict[str, Any], digests: dict[str, bytes]) -> tuple[list[
     told = {kind: f"{len(same):,} pictures are there {kind}, such as {same[0]}" for kind, same in found.items()}
     notes = [told.pop("more than once")] if "more than once" in told else []
     return list(told.values()), notes
-
-
-def _consequence(need: str) -> str:
-    return " (without it a split is drawn, and results do not compare with published ones)" if "split" in need else ""
 
 
 def read_quietly(cls: Any, root: str) -> tuple[Any, list[str]]:
@@ -153,15 +146,9 @@ def counts(dataset: Any, folder: str) -> dict[str, int]:
 
 
 def look_at_all(jobs: Sequence[tuple[str, bool]], workers: int, title: str) -> Iterator[Look]:
-    """Decode images on several cores, with a progress bar.
+    """Decode images in `workers` (from 1) processes, with a progress bar; in any order.
 
-    Args:
-        jobs: image files, and whether they are decoded as people see them.
-        workers: processes, from 1.
-        title: words before the bar.
-
-    Yields:
-        What is found in each, in any order.
+    A job is an image file, and whether it is decoded as people see it.
     """
     with contextlib.ExitStack() as stack:
         if workers > 1 and len(jobs) >= INLINE_IMAGES:
@@ -199,7 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=cores, help="processes that decode; default: all cores")
     parser.add_argument("--no-decode", action="store_true", help="only layout and numbers")
     args = parser.parse_args(argv)
-    root = os.path.abspath(os.path.expanduser(args.root))
     try:
         stems = resolve(args.names, [*read_table(), *RENDERED, "image_folder"])
     except ValueError as e:
@@ -207,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     failed, noted = [], False
     for stem in stems:
-        problems, notes = check(stem, root, max(1, args.workers), not args.no_decode)
+        problems, notes = check(stem, absolute(args.root), max(1, args.workers), not args.no_decode)
         for line in [f"note: {note}" for note in notes] + problems:
             print("  " + line.replace("\n", "\n  "))
         noted = noted or bool(notes)

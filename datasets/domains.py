@@ -10,15 +10,10 @@ from .splits import Lists, replaced
 
 
 def choose_domains(cfg: Any, domains: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """Source and target domains of a run.
+    """Source and target domains of a run, of all `domains` of the data set `name`.
 
-    Args:
-        cfg: the config; reads ``DATASET.SOURCE_DOMAINS`` and ``DATASET.TARGET_DOMAINS``.
-        domains: all domains of the set.
-        name: the data set, for the error.
-
-    Returns:
-        Source and target names. Without sources: all domains but the targets; without targets: the sources.
+    Reads ``DATASET.SOURCE_DOMAINS`` (when it is empty: all domains but the targets) and ``DATASET.TARGET_DOMAINS``
+    (when it is empty: the sources).
 
     Raises:
         ValueError: an unknown domain, or none left for the sources.
@@ -43,14 +38,6 @@ def join_domains(splits: dict[str, Lists], sources: Sequence[str], targets: Sequ
 
     A target that is no source is unseen, so all its images are test images. `Datum.domain` becomes the
     position in the list of sources (train, val) or of targets (test).
-
-    Args:
-        splits: train, val and test of each domain.
-        sources: names of the source domains.
-        targets: names of the target domains.
-
-    Returns:
-        train, val and test.
     """
     train = [replaced(d, domain=i) for i, name in enumerate(sources) for d in splits[name][0]]
     val = [replaced(d, domain=i) for i, name in enumerate(sources) for d in splits[name][1]]

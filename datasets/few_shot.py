@@ -29,21 +29,11 @@ def few_shot_lists(
     dataset_dir: str,
     sources: Sequence[str] = (),
 ) -> tuple[list[Datum], list[Datum] | None]:
-    """Pick ``shots`` training and ``min(shots, 4)`` validation images per class.
+    """Pick ``shots`` (from 1) training and ``min(shots, 4)`` validation images per class.
 
-    The picks are kept in ``dataset_dir/split_fewshot/shot_<shots>-seed_<seed>[-<domain>+<domain>].json``,
-    together with a digest of the lists that they come from; a file that does not fit is made anew.
-
-    Args:
-        train: the full training list.
-        val: the full validation list, or None.
-        shots: images per class, from 1.
-        seed: seed of the picks; a negative one means "not seeded", and nothing is kept.
-        dataset_dir: folder of the set.
-        sources: source domains, part of the file's name.
-
-    Returns:
-        The picked lists.
+    The picks are kept in ``dataset_dir/split_fewshot/shot_<shots>-seed_<seed>[-<source>+<source>].json``, together with
+    a digest of the lists that they come from; a file that does not fit is made anew. A negative seed means "not
+    seeded", and nothing is kept.
     """
     pools = [(train, shots, "training")]
     if val is not None:
@@ -66,16 +56,7 @@ def few_shot_lists(
 
 
 def pick_few_shot(items: Sequence[Datum], shots: int, rng: Any = random) -> list[Datum]:
-    """CoOp's picks: ``rng.sample`` class by class in the order of first occurrence; all of a small class.
-
-    Args:
-        items: the full list.
-        shots: images per class, from 1.
-        rng: random generator.
-
-    Returns:
-        The picked images, class after class.
-    """
+    """CoOp's ``rng.sample`` of ``shots`` (from 1), class by class in order of first occurrence; small classes whole."""
     picked: list[Datum] = []
     for group in group_by_label(items).values():
         picked.extend(rng.sample(group, shots) if len(group) >= shots else group)
@@ -83,14 +64,9 @@ def pick_few_shot(items: Sequence[Datum], shots: int, rng: Any = random) -> list
 
 
 def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> list[list[Datum]]:
-    """Keep the base classes (first half of the labels, rounded up) or the new ones, relabelled from 0.
+    """Keep ``all``, the ``base`` classes (first half of the first list's labels, rounded up) or the ``new`` ones.
 
-    Args:
-        args: lists such as train, val and test; the labels are those of the first.
-        subsample: ``all``, ``base`` or ``new``.
-
-    Returns:
-        The lists that remain, in the same order.
+    Base and new classes are relabelled from 0.
 
     Raises:
         ValueError: another word, or no class left.

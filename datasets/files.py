@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import json
 import os
 import tempfile
@@ -11,14 +12,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from dassl.utils import read_text, write_text
+from dassl.utils.images import LITTER, is_image
 from dassl.utils.tools import existing_folder
 
 T = TypeVar("T")
-LITTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}  # folders of systems, never of classes
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but needs other programs to draw them
 _frozen = False  # while True, write_json writes nothing
 
 
@@ -82,25 +80,6 @@ def class_images(folder: str) -> tuple[list[str], list[str]]:
     return [os.path.join(folder, n) for n in images], [os.path.join(folder, n) for n in others]
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its extension, in any case, or, where it has none, by its first bytes."""
-    extension = os.path.splitext(path)[1].lower()
-    if extension:
-        return extension in image_extensions()
-    try:
-        with Image.open(path):
-            return True
-    except Exception:  # whatever Pillow's many readers stumble over
-        return False
-
-
-@functools.cache
-def image_extensions() -> frozenset[str]:
-    """Extensions of the pictures that the installed Pillow reads, in small letters."""
-    known = Image.registered_extensions()
-    return frozenset(ext for ext, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)
-
-
 def require(reader: Any, *paths: str) -> None:
     """Check that what a reader is about to read is there.
 
@@ -125,15 +104,8 @@ def require(reader: Any, *paths: str) -> None:
 
 def expected_tree(cls: type) -> str:
     """The block after ``Expected tree::`` in a reader's docstring; empty when there is none."""
-    _, found, rest = (inspect.getdoc(cls) or "").partition("Expected tree::\n\n")
-    if not found:
-        return ""
-    lines = []
-    for line in rest.splitlines():
-        if line and not line.startswith(" "):
-            break
-        lines.append(line)
-    return "\n".join(lines).rstrip()
+    _, _, rest = (inspect.getdoc(cls) or "").partition("Expected tree::\n\n")
+    return "\n".join(itertools.takewhile(lambda line: line[:1] in ("", " "), rest.splitlines())).rstrip()
 
 
 def locate(paths: Iterable[str]) -> dict[str, str]:
@@ -165,14 +137,7 @@ def locate(paths: Iterable[str]) -> dict[str, str]:
 
 
 def require_images(paths: Sequence[str], source: str) -> dict[str, str]:
-    """Check that images exist that a list names.
-
-    Args:
-        paths: the images.
-        source: the list, for the error.
-
-    Returns:
-        Where each of them is, see `locate`.
+    """Where the images are that the list `source` names, see `locate`.
 
     Raises:
         FileNotFoundError: names some of those that are missing.
@@ -259,16 +224,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def parse_lines(reader: Any, path: str, form: str, parse: Callable[[str], T]) -> list[T]:
-    """Take apart the lines of a list that a reader needs.
-
-    Args:
-        reader: the data set, for the error where the file is missing.
-        path: the file.
-        form: what a line should hold.
-        parse: takes a line apart.
-
-    Returns:
-        What `parse` makes of each line.
+    """What `parse` makes of each line of a list that a reader needs; `form` says what a line should hold.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -284,15 +240,7 @@ def parse_lines(reader: Any, path: str, form: str, parse: Callable[[str], T]) ->
 
 @contextlib.contextmanager
 def parsing(place: str, form: str) -> Iterator[None]:
-    """Say where, and what was expected, when the block fails to take apart what a file holds.
-
-    Args:
-        place: the file, or one line of it.
-        form: what it should hold.
-
-    Raises:
-        ValueError: in place of what the block raised.
-    """
+    """Say where, and what was expected, in a ValueError when the block fails to take apart what a file holds."""
     try:
         yield
     except (ValueError, LookupError, TypeError) as e:

@@ -64,14 +64,11 @@ def load_splits(cfg: Any, root: str, split_path: str) -> dict[str, Lists]:
         root: the image folder.
         split_path: the split file that is read or, when it is missing, written; where that fails, a file
             of that name in ``OUTPUT_DIR``.
-
-    Returns:
-        train, val and test by domain.
     """
     splits = _find_split(cfg, root, split_path)
     names_file = os.path.join(root, "classnames.txt")
     if os.path.exists(names_file):
-        splits = rename_classes(splits, names_file)
+        rename_classes(splits, names_file)
     return splits
 
 
@@ -140,14 +137,7 @@ def read_parts(parts: dict[str, Tree]) -> dict[str, Lists]:
 
 
 def draw(tree: Tree) -> dict[str, Lists]:
-    """Cut every class of every domain 50/20/30 by a fixed seed, and those that are too small for that as `SMALL` says.
-
-    Args:
-        tree: the scanned folder.
-
-    Returns:
-        train, val and test by domain.
-    """
+    """Cut every class of every domain 50/20/30 by a fixed seed; those too small for that are cut as `SMALL` says."""
     rng = random.Random(SPLIT_SEED)
     splits: dict[str, Lists] = {}
     small = []
@@ -175,15 +165,10 @@ def draw(tree: Tree) -> dict[str, Lists]:
 
 
 def by_domain(lists: Lists, root: str) -> dict[str, Lists]:
-    """Sort the lists of a split file by domain.
-
-    Args:
-        lists: train, val and test.
-        root: the image folder.
+    """Sort the lists of a split file by domain, which is the first of three path parts below the image folder.
 
     Returns:
-        The lists by domain, which is the first of three path parts; one key "" when paths have another
-        number of parts, or when the classes of the domains differ.
+        One key "" when paths have another number of parts, or when the classes of the domains differ.
     """
     splits: dict[str, Lists] = {}
     for i, items in enumerate(lists):
@@ -194,30 +179,20 @@ def by_domain(lists: Lists, root: str) -> dict[str, Lists]:
     return splits if len(label_sets) == 1 and "" not in splits else {"": lists}
 
 
-def rename_classes(splits: dict[str, Lists], names_file: str) -> dict[str, Lists]:
+def rename_classes(splits: dict[str, Lists], names_file: str) -> None:
     """Give the classes the names of ``classnames.txt``; folders that it leaves out keep theirs.
-
-    Args:
-        splits: train, val and test by domain.
-        names_file: the file.
-
-    Returns:
-        The same images with their new class names.
 
     Raises:
         ValueError: the file names none of the folders.
     """
     names = read_classnames(names_file)
-    items = [d for lists in splits.values() for part in lists for d in part]
-    folder_of = {d.impath: composed(os.path.basename(os.path.dirname(d.impath))) for d in items}
+    parts = [part for lists in splits.values() for part in lists]
+    folder_of = {d.impath: composed(os.path.basename(os.path.dirname(d.impath))) for part in parts for d in part}
     folders = sorted(set(folder_of.values()))
     unnamed = [f for f in folders if f not in names]
     if unnamed == folders:
         raise ValueError(f"{names_file} names none of the class folders: {', '.join(folders[:10])}.")
     if unnamed:
         print(f"Warning: {names_file} leaves out {len(unnamed)} class folders: {', '.join(unnamed[:10])}")
-
-    def renamed(items: list[Datum]) -> list[Datum]:
-        return [replaced(d, classname=names.get(folder_of[d.impath], d.classname)) for d in items]
-
-    return {domain: (renamed(a), renamed(b), renamed(c)) for domain, (a, b, c) in splits.items()}
+    for part in parts:
+        part[:] = [replaced(d, classname=names.get(folder_of[d.impath], d.classname)) for d in part]

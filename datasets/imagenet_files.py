@@ -34,16 +34,7 @@ def list_cached(image_dir: str, cache: str) -> dict[str, dict[str, list[str]]]:
 
 
 def to_items(folder: str, images: dict[str, list[str]], names: dict[str, str], names_file: str) -> list[Datum]:
-    """Items of class folders in the order given, labelled from 0.
-
-    Args:
-        folder: folder that holds the class folders.
-        images: image names by class folder.
-        names: class names by class folder.
-        names_file: where they come from, for errors.
-
-    Returns:
-        The items.
+    """Items of class folders, labelled from 0 in the order of `images`; `images` and `names` go by class folder.
 
     Raises:
         ValueError: a folder without a name, or without images.

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterable
 
 from .files import class_images, composed, list_files, list_folders
 
@@ -53,8 +52,8 @@ def find_parts(root: str) -> dict[str, str]:
     if not split:
         if len(set(named.values())) > 1:
             raise ValueError(
-                f"{root} holds the parts {_listed(named)} with images, but without a folder per class. Expected in it: "
-                "train/<class>/<image> and so on, or a DATASET.SPLIT_FILE that gives every image its class."
+                f"{root} holds the parts {', '.join(named)} with images, but without a folder per class. Expected in "
+                "it: train/<class>/<image> and so on, or a DATASET.SPLIT_FILE that gives every image its class."
             )
         return {}
     empty = [n for n in folders if not _holds_images(os.path.join(root, n))]
@@ -68,19 +67,20 @@ def find_parts(root: str) -> dict[str, str]:
                 f"{root} holds two folders for {part}: {parts[part]} and {name}. Join them, or move one of them away."
             )
         parts[part] = name
+    found = ", ".join(parts.values())
     if others and parts:
         raise ValueError(
-            f"{root} holds {_listed(parts.values())} beside {_listed(others)}: are these parts of a split, domains or "
+            f"{root} holds {found} beside {', '.join(others)}: are these parts of a split, domains or "
             "classes? Expected are train, val and test alone; move the others away, or rename those that are no parts."
         )
     if len(parts) > 1 and "train" not in parts:
-        raise ValueError(f"{root} holds {_listed(parts.values())}, but no train folder.")
+        raise ValueError(f"{root} holds {found}, but no train folder.")
     if len(parts) == 1 and any(n in named for n in empty):
-        raise ValueError(f"{root} holds images in {_listed(parts.values())} only, none in {_listed(empty)}.")
+        raise ValueError(f"{root} holds images in {found} only, none in {', '.join(empty)}.")
     if len(parts) < 2:
         return {}  # a lone folder is a domain like any other
     if empty:
-        print(f"Warning: no images in {_listed(empty)} of {root}: left out")
+        print(f"Warning: no images in {', '.join(empty)} of {root}: left out")
     return {part: os.path.join(root, name) for part, name in parts.items()}
 
 
@@ -109,7 +109,7 @@ def scan(root: str, left_out: list[str]) -> Tree:
             raise ValueError(f"Mixed layout: {folder} holds images ({images[0]}) and folders ({inner[0]}).")
         if len({part_of(n) for n in inner} - {""}) > 1:
             raise ValueError(
-                f"{folder} holds the parts {_listed(inner)}, which belong on top of classes and domains. Point "
+                f"{folder} holds the parts {', '.join(inner)}, which belong on top of classes and domains. Point "
                 f"DATASET.ROOT at {folder}, or put {inner[0]} on top: {inner[0]}/{name}/<image or class>."
             )
         kinds[name] = "domain" if inner else "class"
@@ -140,7 +140,3 @@ def _holds_images(folder: str, levels: int = 3) -> bool:
     if list_files(folder)[0]:
         return True
     return levels > 0 and any(_holds_images(os.path.join(folder, n), levels - 1) for n in list_folders(folder))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)

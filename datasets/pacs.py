@@ -48,7 +48,10 @@ class PACS(DomainReader):
             splits = {d: read_official(folder, self.image_dir, d) for d in self.domains}
         else:
             splits = load_splits(cfg, self.image_dir, os.path.join(self.dataset_dir, "split_PACS.json"))
-        return without_broken(splits, self.image_dir)
+        broken = {os.path.join(self.image_dir, *name.split("/")) for name in BROKEN}
+        for part in (part for lists in splits.values() for part in lists):
+            part[:] = [d for d in part if d.impath not in broken]
+        return splits
 
 
 def read_official(split_dir: str, image_dir: str, domain: str) -> Lists:
@@ -61,13 +64,3 @@ def read_official(split_dir: str, image_dir: str, domain: str) -> Lists:
     files = (os.path.join(split_dir, f"{domain}_{part}_kfold.txt") for part in ("train", "crossval"))
     train, val = (parse_lines(PACS, file, "<domain>/<class>/<image> <label from 1>", parse) for file in files)
     return train, val, []
-
-
-def without_broken(splits: dict[str, Lists], image_dir: str) -> dict[str, Lists]:
-    """The same lists without the `BROKEN` images."""
-    broken = {os.path.join(image_dir, *name.split("/")) for name in BROKEN}
-
-    def without(items: list[Datum]) -> list[Datum]:
-        return [d for d in items if d.impath not in broken]
-
-    return {domain: (without(a), without(b), without(c)) for domain, (a, b, c) in splits.items()}

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -18,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from .catalog import RENDERED, TABLE, is_there, list_sets, missing_parts, read_table, reader_class, resolve
+from .catalog import RENDERED, TABLE, list_sets, missing_parts, read_table, reader_class, resolve
 from .fetch.download import DownloadError, UnpackError, checksum, download, is_archive, unpack
 from .fetch.imagenet_archives import unpack_imagenet
-from .files import list_folders, read_classnames
+from .files import absolute, list_folders, read_classnames
 from .shapes import render_dataset
 
 FAR_MORE = 4  # times the stated size: what comes out beyond that is no data set
@@ -68,11 +69,13 @@ def prepare(stem: str, root: str, entry: dict[str, Any], keep_archives: bool = F
 
 
 def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any], limit_bytes: float) -> list[str]:
-    def missing() -> list[str]:
-        return [need for need in part["needs"] if not is_there(os.path.join(folder, need))]
-
-    if missing():
-        _copy_from_others(root, folder, part)
+    missing = partial(missing_parts, {"parts": [part]}, folder)
+    for need, other in itertools.product(missing(), part.get("copy", ())):
+        path, target = os.path.join(root, other, need), os.path.join(folder, need)
+        if os.path.isfile(path) and not os.path.exists(target):
+            shutil.copyfile(path, target + ".part")
+            os.replace(target + ".part", target)
+            print(f"  {need}: copied from {os.path.dirname(path)}")
     attempts = [partial(_get, source, folder, missing, limit_bytes) for source in part["sources"]]
     if stem == "imagenet":
         attempts.insert(0, partial(unpack_imagenet, folder, os.path.join(folder, DOWNLOADS)))
@@ -84,16 +87,6 @@ def _prepare_part(stem: str, root: str, folder: str, part: dict[str, Any], limit
         except (DownloadError, UnpackError) as e:
             print(f"  {e}", file=sys.stderr)
     return [f"{os.path.join(folder, need)} is missing." for need in missing()]
-
-
-def _copy_from_others(root: str, folder: str, part: dict[str, Any]) -> None:
-    for other in part.get("copy", ()):
-        for need in part["needs"]:
-            path, target = os.path.join(root, other, need), os.path.join(folder, need)
-            if os.path.isfile(path) and not os.path.exists(target):
-                shutil.copyfile(path, target + ".part")
-                os.replace(target + ".part", target)
-                print(f"  {need}: copied from {os.path.dirname(path)}")
 
 
 def _get(source: dict[str, Any], folder: str, missing: Callable[[], list[str]], limit_bytes: float) -> None:
@@ -111,7 +104,6 @@ def _get(source: dict[str, Any], folder: str, missing: Callable[[], list[str]], 
         path = by_hand
     elif not os.path.exists(path):
         print(f"  {', '.join(needs)}: from {source['url']}")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         download(url, path, source.get("md5", ""), source.get("sha256", ""), limit_bytes=limit_bytes)
     if is_archive(path):
         try:
@@ -153,26 +145,18 @@ def _take_out(archive: str, source: dict[str, Any], folder: str, needs: Sequence
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=os.path.join(folder, DOWNLOADS)) as scratch:
         unpack(archive, scratch, only=[source["inner"]] if "inner" in source else wanted, limit_bytes=limit_bytes)
         if "inner" in source:
-            inner = find(scratch, source["inner"])
-            if inner is None:
-                raise UnpackError(f"{archive} does not hold {source['inner']}.")
-            unpack(inner, os.path.join(scratch, "inner"), only=wanted, limit_bytes=limit_bytes)
-            scratch_root = os.path.join(scratch, "inner")
-        else:
-            scratch_root = scratch
+            inner, scratch = _find(scratch, source["inner"], archive), os.path.join(scratch, "inner")
+            unpack(inner, scratch, only=wanted, limit_bytes=limit_bytes)
         for need, inside in zip(needs, wanted, strict=True):
-            found = find(scratch_root, inside)
-            if found is None:
-                raise UnpackError(f"{archive} does not hold {inside}.")
-            target = os.path.join(folder, need)
+            found, target = _find(scratch, inside, archive), os.path.join(folder, need)
             if os.path.isdir(target):
                 os.rmdir(target)  # it is empty, or it would not be needed
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.replace(found, target)
 
 
-def find(folder: str, name: str) -> str | None:
-    """The first file or folder, from the top down, whose path ends in `name`."""
+def _find(folder: str, name: str, archive: str) -> str:
+    """The first file or folder of an unpacked archive, from the top down, whose path ends in `name`."""
     level = [folder]
     while level:
         for parent in level:
@@ -180,7 +164,7 @@ def find(folder: str, name: str) -> str | None:
             if os.path.exists(path):
                 return path
         level = [os.path.join(parent, n) for parent in level for n in list_folders(parent)]
-    return None
+    raise UnpackError(f"{archive} does not hold {name}.")
 
 
 @contextlib.contextmanager
@@ -218,8 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-archives", action="store_true", help="keep what was downloaded")
     parser.add_argument("--sources", default=TABLE, help="another table of sources, such as your own mirror's")
     args = parser.parse_args(argv)
-    root = os.path.abspath(os.path.expanduser(args.root))
-    table = read_table(args.sources)
+    root, table = absolute(args.root), read_table(args.sources)
     if args.list or not args.names:
         print(list_sets(root, table))
         return 0 if args.list else 2

@@ -4,6 +4,9 @@ They are drawn by `datasets.rendered.render` at the first use and look like PACS
 datasets.rendered.contact_sheet out.png`` shows what they look like.
 """
 
+import contextlib
+import glob
+import itertools
 import json
 import os
 import random
@@ -29,10 +32,33 @@ STAMP = "rendered.json"
 STALE_SEC = 3600  # no rendering takes that long: older unfinished folders were left behind by a kill
 
 
+def split_name(name: str) -> str:
+    """File name of the split of a rendered set."""
+    return f"split_zhou_{name}.json"
+
+
 class Rendered(DomainReader):
     """Base of the rendered sets: draws the pictures when they are missing, then reads them as any other set."""
 
     domains = list(DOMAINS)
+
+    def __init_subclass__(cls) -> None:
+        cls.dataset_dir = cls.__name__.lower()
+        top = f"{cls.dataset_dir}/".ljust(32)
+        parts = ", ".join(f"{images} {part}" for part, images in IMAGES.items())
+        n, each = len(VOCABULARIES[cls.__name__]), sum(IMAGES.values())
+        cls.__doc__ = f"""{cls.__doc__}
+Rendered by this repository under its licence.
+
+Expected tree::
+
+    {top} made at the first use
+        images/<domain>/<class>/     domains: {", ".join(DOMAINS)}
+        {split_name(cls.__name__)}
+        rendered.json                version, seed and numbers of the rendering
+
+Counts: {n} classes; {each} images ({parts}) per class and domain, {n * len(DOMAINS) * each:,} in all.
+"""
 
     def __init__(self, cfg: Any) -> None:
         render_dataset(type(self).__name__, os.path.join(data_root(cfg), self.dataset_dir))
@@ -45,75 +71,22 @@ class Rendered(DomainReader):
 
 @DATASET_REGISTRY.register()
 class Shapes(Rendered):
-    """Everyday things and plain shapes, one to a picture; rendered by this repository under its licence.
-
-    Expected tree::
-
-        shapes/                          made at the first use
-            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
-            split_zhou_Shapes.json
-            rendered.json                version, seed and numbers of the rendering
-
-    Counts: 36 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 5,760 in all.
-    """
-
-    dataset_dir = "shapes"
+    """Everyday things and plain shapes, one to a picture."""
 
 
 @DATASET_REGISTRY.register()
 class Patterns(Rendered):
-    """Textures that fill the picture; rendered by this repository under its licence.
-
-    Expected tree::
-
-        patterns/                        made at the first use
-            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
-            split_zhou_Patterns.json
-            rendered.json                version, seed and numbers of the rendering
-
-    Counts: 12 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,920 in all.
-    """
-
-    dataset_dir = "patterns"
+    """Textures that fill the picture."""
 
 
 @DATASET_REGISTRY.register()
 class Digits(Rendered):
-    """The digits zero to nine; rendered by this repository under its licence.
-
-    Expected tree::
-
-        digits/                          made at the first use
-            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
-            split_zhou_Digits.json
-            rendered.json                version, seed and numbers of the rendering
-
-    Counts: 10 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,600 in all.
-    """
-
-    dataset_dir = "digits"
+    """The digits zero to nine."""
 
 
 @DATASET_REGISTRY.register()
 class Counts(Rendered):
-    """One to six small circles or stars; rendered by this repository under its licence.
-
-    Expected tree::
-
-        counts/                          made at the first use
-            images/<domain>/<class>/     domains: photo, sketch, painting, cartoon
-            split_zhou_Counts.json
-            rendered.json                version, seed and numbers of the rendering
-
-    Counts: 12 classes; 40 images (16 train, 4 val, 20 test) per class and domain, 1,920 in all.
-    """
-
-    dataset_dir = "counts"
-
-
-def split_name(name: str) -> str:
-    """File name of the split of a rendered set."""
-    return f"split_zhou_{name}.json"
+    """One to six small circles or stars."""
 
 
 def render_dataset(name: str, folder: str) -> str:
@@ -139,8 +112,9 @@ def render_dataset(name: str, folder: str) -> str:
     parent, base = os.path.split(folder)
     respect_read_only(parent)
     os.makedirs(parent, exist_ok=True)
-    _remove_stale(parent, base)
-    unfinished = tempfile.mkdtemp(prefix=_prefix(base), dir=parent)
+    prefix = f".{base}-unfinished-"
+    _remove_stale(parent, prefix)
+    unfinished = tempfile.mkdtemp(prefix=prefix, dir=parent)
     try:
         _draw_all(name, unfinished)
         os.chmod(unfinished, 0o755)  # mkdtemp's 0700 would lock out the others on a shared disk
@@ -158,9 +132,8 @@ def render_dataset(name: str, folder: str) -> str:
 def _draw_all(name: str, folder: str) -> None:
     split: dict[str, list[list[Any]]] = {part: [] for part in IMAGES}
     parts = [part for part, n in IMAGES.items() for _ in range(n)]
-    classes = VOCABULARIES[name]
-    groups = [(domain, label, class_name) for domain in DOMAINS for label, class_name in enumerate(classes)]
-    for domain, label, class_name in progress(groups, f"Rendering {name}", unit="class"):
+    groups = list(itertools.product(DOMAINS, enumerate(VOCABULARIES[name])))
+    for domain, (label, class_name) in progress(groups, f"Rendering {name}", unit="class"):
         sub = f"{domain}/{class_name.replace(' ', '_')}"
         os.makedirs(os.path.join(folder, "images", sub))
         for i, part in enumerate(parts):
@@ -208,17 +181,8 @@ def _check_stamp(name: str, folder: str) -> None:
         )
 
 
-def _prefix(base: str) -> str:
-    return f".{base}-unfinished-"
-
-
-def _remove_stale(parent: str, base: str) -> None:
-    with os.scandir(parent) as entries:
-        stale = [e.path for e in entries if e.name.startswith(_prefix(base))]
-    for path in stale:
-        try:
-            old = time.time() - os.path.getmtime(path) > STALE_SEC
-        except FileNotFoundError:  # its process has just finished
-            continue
-        if old:
-            shutil.rmtree(path, ignore_errors=True)
+def _remove_stale(parent: str, prefix: str) -> None:
+    for path in glob.glob(glob.escape(os.path.join(parent, prefix)) + "*"):
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
+            if time.time() - os.path.getmtime(path) > STALE_SEC:
+                shutil.rmtree(path, ignore_errors=True)

@@ -35,14 +35,7 @@ def chosen_split(cfg: Any) -> str:
 
 
 def read_split(filepath: str, path_prefix: str) -> Lists:
-    """Read a split file ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
-
-    Args:
-        filepath: the JSON file.
-        path_prefix: folder that the paths in the file are relative to.
-
-    Returns:
-        train, val and test in the order of the file.
+    """Read a split file ``{"train" | "val" | "test": [[path below `path_prefix`, label, class name], ...]}``.
 
     Raises:
         ValueError: the file is not JSON, has another structure, or trains on test images.
@@ -58,12 +51,10 @@ def read_split(filepath: str, path_prefix: str) -> Lists:
             'the keys "train", "val" and "test", each a list of [image path, label, class name]. '
             "Mend it, or delete it to have a new split drawn."
         ) from e
-    written = {
-        path: os.path.normpath(os.path.join(path_prefix, path)) for rows in parts.values() for path, _, _ in rows
-    }
-    found = require_images(list(written.values()), filepath)
+    full = {path: os.path.normpath(os.path.join(path_prefix, path)) for rows in parts.values() for path, _, _ in rows}
+    found = require_images(list(full.values()), filepath)
     train, val, test = (
-        [Datum(impath=found[written[path]], label=y, classname=composed(c)) for path, y, c in rows]
+        [Datum(impath=found[full[path]], label=y, classname=composed(c)) for path, y, c in rows]
         for rows in parts.values()
     )
     check_overlap(train, val, test, filepath)
@@ -81,12 +72,6 @@ def _entries(part: str, rows: Any) -> list[tuple[str, int, str]]:
 
 def check_overlap(train: Sequence[Datum], val: Sequence[Datum], test: Sequence[Datum], source: str) -> None:
     """Refuse lists that train on test images or give an image two labels; tell of other repetitions.
-
-    Args:
-        train: the training list.
-        val: the validation list.
-        test: the test list.
-        source: where they come from, for messages.
 
     Raises:
         ValueError: an image is in train and test, or has two labels.
@@ -115,13 +100,6 @@ def save_split(
 ) -> bool:
     """Write a split file for `read_split`, atomically; an existing file is kept.
 
-    Args:
-        train: the training list.
-        val: the validation list.
-        test: the test list.
-        filepath: the JSON file.
-        path_prefix: folder that the written paths are relative to.
-
     Returns:
         False when it could not be written (one line says so).
     """
@@ -138,18 +116,10 @@ def save_split(
 def load_or_make_split(cfg: Any, split_path: str, image_dir: str, make: Callable[[Any], Lists]) -> Lists:
     """Read the split file, or draw the split once and keep it.
 
-    As in CoOp the draw follows ``SEED``. The first of several runs that draw at once wins; the others read
-    its file. Few-shot picks start from the seed whether the split was drawn or read; in CoOp those of the
-    run that draws go on where the split left the generator, so they depend on which run came first.
-
-    Args:
-        cfg: the config.
-        split_path: the split file.
-        image_dir: folder that its paths are relative to.
-        make: gets a random generator and returns train, val, test.
-
-    Returns:
-        train, val and test.
+    As in CoOp the draw follows ``SEED``, which seeds the generator that `make` gets. The first of several runs that
+    draw at once wins; the others read its file. Few-shot picks start from the seed whether the split was drawn or
+    read; in CoOp those of the run that draws go on where the split left the generator, so they depend on which run
+    came first.
     """
     if not os.path.exists(split_path):
         train, val, test = make(generator(cfg.SEED))
@@ -170,23 +140,14 @@ def generator(seed: int) -> Any:
 
 
 def split_trainval(trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = random) -> tuple[list[Datum], list[Datum]]:
-    """Draw a validation part out of every class, as CoOp does for sets that come with train and test only.
-
-    Args:
-        trainval: the images, in any order.
-        p_val: share of each class that goes to validation, in (0, 1).
-        rng: random generator.
-
-    Returns:
-        train and val.
+    """Draw a share `p_val` (0-1) of every class for validation, as CoOp does for sets that have train and test only.
 
     Raises:
         ValueError: a class is too small to give an image to both.
     """
-    by_label = group_by_label(trainval)
     train: list[Datum] = []
     val: list[Datum] = []
-    for items in by_label.values():
+    for items in group_by_label(trainval).values():
         n_val = round(len(items) * p_val)
         if not 0 < n_val < len(items):
             raise ValueError(
@@ -202,17 +163,7 @@ def split_trainval(trainval: Sequence[Datum], p_val: float = 0.2, rng: Any = ran
 def split_class(
     images: list[str], name: str, p_trn: float = 0.5, p_val: float = 0.2, rng: Any = random
 ) -> tuple[list[str], list[str], list[str]]:
-    """Shuffle one class's images (in place) and cut them into train, val and test.
-
-    Args:
-        images: paths.
-        name: the class, for the error.
-        p_trn: share of train.
-        p_val: share of val; the rest is test.
-        rng: random generator.
-
-    Returns:
-        train, val and test paths.
+    """Shuffle one class's images (in place) and cut them into train, val and test (shares p_trn, p_val, the rest).
 
     Raises:
         ValueError: one of the three would be empty.
@@ -239,30 +190,20 @@ def read_and_split_data(
 ) -> Lists:
     """List ``image_dir/class/image`` and split every class, as CoOp does for sets without official splits.
 
-    Args:
-        image_dir: folder with one folder per class; labels follow the sorted folder names.
-        p_trn: share of train.
-        p_val: share of val; the rest is test.
-        ignored: folder names to leave out.
-        new_cnames: class names for folders whose own name will not do.
-        rng: random generator.
-
-    Returns:
-        train, val and test.
+    Labels follow the sorted folder names, without those that are `ignored`; `new_cnames` has class names for folders
+    whose own name will not do.
     """
     folders = [f for f in list_folders(image_dir) if f not in ignored]
     if not folders:
         raise ValueError(f"No class folders in {image_dir}.")
-    train: list[Datum] = []
-    val: list[Datum] = []
-    test: list[Datum] = []
+    lists: Lists = ([], [], [])
     for label, folder in enumerate(folders):
         images, _ = class_images(os.path.join(image_dir, folder))
         classname = (new_cnames or {}).get(folder, folder)
         parts = split_class(images, folder, p_trn, p_val, rng)
-        for items, part in zip((train, val, test), parts, strict=True):
+        for items, part in zip(lists, parts, strict=True):
             items.extend(Datum(impath=p, label=label, classname=classname) for p in part)
-    return train, val, test
+    return lists
 
 
 def replaced(d: Datum, **changes: Any) -> Datum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ REAL = (
     *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
 )
 RENDERED = ("shapes", "patterns", "digits", "counts")
+PACS = ("art_painting", "cartoon", "photo", "sketch")
 TASKS = ("base2new", "cross-dataset", "domain-generalization", "few-shot")
 ALIASES = {"basenew": "base2new"}
 
@@ -27,12 +29,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 # Data set -> pairs of training domains and test domains, for domain generalization within one set.
 DOMAINS: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "shapes": [(("photo",), ("photo", "sketch", "painting", "cartoon"))],
-    "pacs": [
-        (("cartoon", "photo", "sketch"), ("art_painting",)),
-        (("art_painting", "photo", "sketch"), ("cartoon",)),
-        (("art_painting", "cartoon", "sketch"), ("photo",)),
-        (("art_painting", "cartoon", "photo"), ("sketch",)),
-    ],
+    "pacs": [(tuple(name for name in PACS if name != left_out), (left_out,)) for left_out in PACS],
 }
 # What DATASETS may name instead of a list, and per task the training sets that it stands for.
 GROUPS = {
@@ -82,14 +79,18 @@ def experiments(task: str, source: str) -> list[Experiment]:
         base = Split(source, "base")
         return [Experiment(task, base, (base, Split(source, "new")))]
     if task == "domain-generalization" and source in DOMAINS:
-        found = []
-        for sources, targets in DOMAINS[source]:
-            tests = tuple(Split(source, "all", sources, (target,)) for target in targets)
-            found.append(Experiment(task, tests[0], tests))
-        return found
+        found = [tuple(Split(source, "all", own, (name,)) for name in targets) for own, targets in DOMAINS[source]]
+        return [Experiment(task, tests[0], tests) for tests in found]
     home = SHARED_TRAINING.get((task, source), task)
     tests = tuple(map(Split, (source, *TARGETS.get(task, {}).get(source, ()))))
     return [Experiment(home, tests[0], tests)]
+
+
+def tested_on(task: str, source: str) -> tuple[list[str], list[str]]:
+    """Names of the split trained on, where others are tested too, and of those others; of all where none are."""
+    found = [[test.name("test") for test in experiment.tests] for experiment in experiments(task, source)]
+    trained = found[0][:1] if len(found[0]) > 1 else []
+    return trained, [name for name in dict.fromkeys(itertools.chain(*found)) if name not in trained]
 
 
 def sources(task: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,8 +20,11 @@ from protocols.definitions import ROOT, Split
 # Each is a variable of the environment and a flag, --data or the like, which wins.
 DEFAULTS = {
     **{"DATA": str(ROOT / "data"), "OUTPUT": str(ROOT / "output"), "SEEDS": "1 2 3", "SHOTS": ""},
-    **{"TRAINER": "GOPro", "CFG": "", "DATASETS": "paper"},
+    **{"TRAINER": "GOPro", "CFG": "", "DATASETS": "paper", "JOBS": ""},
+    **{"LAUNCHER": "local", "SLURM": ""},
 }
+# What starts the runs: processes of this machine, or jobs of a cluster; and how many go on at once, without JOBS.
+LAUNCHERS = {"local": 1, "slurm": 256}
 ALL = "all"  # as TRAINER: every method
 # What these decide because the run's folder depends on it; not to be given to train.py by hand.
 OWNED = {
@@ -36,8 +40,8 @@ OWNED = {
 class Settings:
     """What the environment and the flags choose.
 
-    `shots` is empty where the task's default holds; `datasets` is for benchmarks; `extra` goes to train.py: its flags,
-    then KEY VALUE pairs, however they were mixed.
+    `shots` is empty where the task's default holds; `datasets` is for benchmarks; `jobs` runs go on at once, started by
+    `launcher`; `slurm` has the words for it, as in a shell; `flags` and `pairs` (KEY VALUE) go to train.py.
     """
 
     data: Path
@@ -47,8 +51,12 @@ class Settings:
     trainers: tuple[str, ...]
     cfg: str
     datasets: str
+    jobs: int
+    launcher: str
+    slurm: str
     dry_run: bool
-    extra: tuple[str, ...]
+    flags: tuple[str, ...]
+    pairs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,7 @@ class Job:
 def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """Separates our flags from what goes to train.py: --seeds 1 2 and --seeds=1 are SEEDS.
 
-    A flag takes all words up to the next flag or config key.
-
-    Raises:
-        ValueError: a flag without a value.
+    A flag takes all words up to the next flag or config key, at least one; --slurm may be repeated and adds up.
     """
     given: dict[str, list[str]] = {}
     rest: list[str] = []
@@ -83,7 +88,7 @@ def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
         flag, _, value = word.partition("=")
         name = flag[2:].upper()
         if name in DEFAULTS and flag == f"--{name.lower()}":
-            target = given[name] = [value] if value else []
+            target = given[name] = [*(given.get(name, []) if name == "SLURM" else []), *([value] if value else [])]
             continue
         if target and (word.startswith("--") or is_config_key(word)):
             target = rest
@@ -91,14 +96,15 @@ def split_flags(words: list[str]) -> tuple[dict[str, str], list[str]]:
     for name, values in given.items():
         if not "".join(values):
             raise ValueError(f"--{name.lower()} needs a value")
-    return {name: " ".join(values) for name, values in given.items()}, rest
+    # The words of --slurm may hold spaces.
+    return {name: (shlex.join if name == "SLURM" else " ".join)(values) for name, values in given.items()}, rest
 
 
 def read_settings(words: list[str]) -> Settings:
     """Reads the environment, the flags and the arguments for train.py.
 
     Raises:
-        ValueError: a value is no number, or an argument belongs to a setting.
+        ValueError: a value is no number or unknown, or an argument belongs to a setting.
     """
     given, rest = split_flags(words)
     for word in rest:
@@ -116,12 +122,16 @@ def read_settings(words: list[str]) -> Settings:
             raise ValueError(f"{word} needs a value")
     values = {name: given.get(name) or os.environ.get(name) or default for name, default in DEFAULTS.items()}
     numbers: dict[str, tuple[int, ...]] = {}
-    for name, least in (("SEEDS", 0), ("SHOTS", 1)):
-        found = re.findall(r"\S+", values[name])
-        if not all(re.fullmatch(r"\d+", word) and int(word) >= least for word in found) or (values[name] and not found):
-            what = f"whole numbers from {least} with spaces between them"
+    for name, least in (("SEEDS", 0), ("SHOTS", 1), ("JOBS", 1)):
+        found, one = values[name].split(), name == "JOBS"
+        right = all(re.fullmatch(r"\d+", word) and int(word) >= least for word in found)
+        numbers[name] = tuple(dict.fromkeys(map(int, found))) if right else ()
+        if not right or (values[name] and not found) or (one and len(numbers[name]) > 1):
+            what = f"one whole number from {least}" if one else f"whole numbers from {least} with spaces between them"
             raise ValueError(f"{name} must be {what}, got {values[name]!r}")
-        numbers[name] = tuple(dict.fromkeys(map(int, found)))
+    launcher = choose(values["LAUNCHER"], LAUNCHERS, "launcher (LAUNCHER)")
+    if "SLURM" in given and launcher != "slurm":
+        raise ValueError(f"--slurm is for LAUNCHER slurm, which is {launcher!r}")
     return Settings(
         data=absolute("DATA", values["DATA"]),
         output=absolute("OUTPUT", values["OUTPUT"]),
@@ -130,8 +140,12 @@ def read_settings(words: list[str]) -> Settings:
         trainers=tuple(values["TRAINER"].split()),
         cfg=values["CFG"],
         datasets=values["DATASETS"],
+        jobs=(*numbers["JOBS"], LAUNCHERS[launcher])[0],
+        launcher=launcher,
+        slurm=values["SLURM"],
         dry_run=bool(os.environ.get("DRY_RUN")),
-        extra=(*flags, *pairs),
+        flags=tuple(flags),
+        pairs=tuple(pairs),
     )
 
 
@@ -144,11 +158,7 @@ def absolute(name: str, value: str) -> Path:
 
 
 def shots_of(opts: Settings, task: str) -> tuple[int, ...]:
-    """The numbers of images per class to train `task` with.
-
-    Raises:
-        ValueError: several, where the task compares none.
-    """
+    """The numbers of images per class to train `task` with; a ValueError of several, where the task compares none."""
     shots = opts.shots or definitions.DEFAULT_SHOTS[task]
     if len(shots) > len(definitions.DEFAULT_SHOTS[task]) == 1:
         raise ValueError(f"SHOTS must be one whole number for {task}, got {' '.join(map(str, shots))!r}")
@@ -195,15 +205,14 @@ def plan(opts: Settings, task: str, source: str, retest: bool = False) -> list[J
         ):
             tail = Path(f"shots_{shots}", trainer, cfg)
             training = make_job(opts, "train", experiment.home, experiment.train, tail, seed)
+            weights = training.folder if learns else None
             runs += [training] if learns else []
             for split in experiment.tests:
                 own = split == experiment.train
                 if own and learns and not retest:
-                    runs.append(Job("test", split, training.folder, (), training.folder))
-                    continue
-                home = experiment.home if own else task
-                weights = training.folder if learns else None
-                runs.append(make_job(opts, "test", home, split, tail, seed, weights))
+                    runs.append(Job("test", split, training.folder, (), weights))
+                else:
+                    runs.append(make_job(opts, "test", experiment.home if own else task, split, tail, seed, weights))
     return runs
 
 
@@ -211,25 +220,22 @@ def make_job(
     opts: Settings, kind: str, task: str, split: Split, tail: Path, seed: int, weights: Path | None = None
 ) -> Job:
     """The folder and train.py's arguments of one run; `tail` is shots_<k>/<trainer>/<config>."""
-    name = split.name(kind)
-    folder = opts.output / task / f"{kind}_{split.classes}" / name / tail / f"seed{seed}"
+    shots, trainer, cfg = tail.parts
+    folder = opts.output / task / f"{kind}_{split.classes}" / split.name(kind) / tail / f"seed{seed}"
     flags: dict[str, object] = {
-        "--root": opts.data,
-        "--seed": seed,
-        "--trainer": tail.parts[1],
+        **{"--root": opts.data, "--seed": seed, "--trainer": trainer},
         "--dataset-config-file": ROOT / "configs" / "datasets" / f"{split.dataset}.yaml",
-        "--config-file": ROOT / "configs" / "trainers" / tail.parts[1] / f"{tail.parts[2]}.yaml",
+        "--config-file": ROOT / "configs" / "trainers" / trainer / f"{cfg}.yaml",
         "--output-dir": folder,
     }
     # User flags, then ours, then KEY VALUE pairs: a flag with several values must not stand before a key.
-    cut = next((i for i, word in enumerate(opts.extra) if is_config_key(word)), len(opts.extra))
-    argv = [*opts.extra[:cut]]
+    argv = [*opts.flags]
     if split.sources:
         argv += ["--source-domains", *split.sources, "--target-domains", *split.targets]
     argv += [str(word) for flag in flags.items() for word in flag]
     keys = ["DATASET.SUBSAMPLE_CLASSES", split.classes, "TEST.FEATURE_CACHE", str(opts.output / "features")]
     if kind == "train":
-        keys += ["DATASET.NUM_SHOTS", tail.parts[0].removeprefix("shots_")]
+        keys += ["DATASET.NUM_SHOTS", shots.removeprefix("shots_")]
     else:
         argv += ["--eval-only", *(["--model-dir", str(weights)] if weights else [])]
-    return Job(kind, split, folder, (*argv, *keys, *opts.extra[cut:]), weights)
+    return Job(kind, split, folder, (*argv, *keys, *opts.pairs), weights)

@@ -12,7 +12,7 @@ import math
 import os
 from ast import literal_eval
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,8 +22,9 @@ import yaml
 from dassl.config import flatten, get_cfg_default
 from dassl.config.free_keys import FREE_KEYS
 from protocols import definitions
+from protocols.lock import holders
 
-MARKERS = {".lock", "results.json", "config.yaml", "env.json", "failed.json", "done"}
+MARKERS = {"results.json", "config.yaml", "env.json", "failed.json", "done"}
 # Keys with a column, a row or a seed of their own; those of the images are compared apart.
 NAMED_KEYS = {"SEED", "VERSION", "TRAINER.NAME", "MODEL.BACKBONE.NAME"} | {
     f"DATASET.{key}"
@@ -47,6 +48,7 @@ class Method(NamedTuple):
         shots: Images per class; 0 for a method that learns nothing.
         backbone: Its name or file.
         settings: Every other key that changes its results with its value as JSON; empty where it is not known.
+        origin: The folder that it was read from, if another holds the same runs.
     """
 
     trainer: str
@@ -54,6 +56,12 @@ class Method(NamedTuple):
     shots: int
     backbone: str
     settings: Settings = ()
+    origin: str = ""
+
+
+def joined(method: Method) -> Method:
+    """What methods that differ in nothing but shots have in common."""
+    return method._replace(shots=min(method.shots, 1))
 
 
 class Data(NamedTuple):
@@ -103,11 +111,7 @@ def known_splits() -> dict[str, definitions.Split]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: The file cannot be read, or holds something else; names it.
-    """
+    """A JSON object; a ValueError names a file that cannot be read, or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -118,11 +122,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The leaves of a run's config.yaml; {} where there is none.
-
-    Raises:
-        ValueError: The file cannot be read, or holds no config; names it.
-    """
+    """The leaves of a run's config.yaml, {} where there is none; a ValueError where it cannot be read as one."""
     try:
         return flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -132,11 +132,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def entry(tree: dict[str, Any], key: str, kind: type[K]) -> K:
-    """The value of a key.
-
-    Raises:
-        ValueError: It is missing or of another type.
-    """
+    """The value of a key; a ValueError names one that is missing or of another type."""
     value = tree.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # a bool is an int to Python
         raise ValueError(f"results.json has no usable field {key!r}: {value!r:.60}")
@@ -144,11 +140,7 @@ def entry(tree: dict[str, Any], key: str, kind: type[K]) -> K:
 
 
 def figures_of(record: dict[str, Any], key: str) -> dict[str, float]:
-    """A node of numbers by name.
-
-    Raises:
-        ValueError: It is missing, or one of its values is no number.
-    """
+    """A node of numbers by name; a ValueError says that it is missing, or one of its values is no number."""
     node = entry(record, key, dict)
     try:
         if odd := [name for name, value in node.items() if isinstance(value, bool | str)]:
@@ -171,12 +163,9 @@ def trained_settings(leaves: dict[str, Any]) -> dict[str, str]:
 
 
 def method_settings(leaves: dict[str, Any], train: dict[str, Any] | None, record: dict[str, Any]) -> Settings:
-    """What `Method.settings` holds of a record.
+    """What `Method.settings` holds of a record, from its own config and that which its weights were trained with.
 
-    Args:
-        leaves: The run's own config.
-        train: The config that its weights were trained with: {} if unknown, None if nothing was learned.
-        record: The record.
+    `train` is {} if that is unknown, None if nothing was learned.
     """
     own = trained_settings(leaves)
     tested = {key: value for key, value in own.items() if key.startswith(TEST_KEYS)}
@@ -206,11 +195,7 @@ def split_of(tree: dict[str, Any], known: dict[str, definitions.Split], kind: st
 
 
 def parse_record(folder: Path, record: dict[str, Any], known: dict[str, definitions.Split]) -> Result:
-    """Makes a Result of a results.json.
-
-    Raises:
-        ValueError: A field is missing or has a wrong type, or the record belongs to another folder.
-    """
+    """Makes a Result of a results.json; a ValueError names a field that is missing, odd or of another folder's run."""
     if record.get("schema") not in (1, 2):
         raise ValueError(f"results.json is no record of schema 1 or 2, but of {record.get('schema')!r}")
     old = record["schema"] == 1
@@ -259,11 +244,7 @@ def images_of(dataset: str, leaves: dict[str, Any], images: str = "") -> Data:
 
 
 def read_folder(folder: Path, known: dict[str, definitions.Split]) -> Result:
-    """The result of a run's folder.
-
-    Raises:
-        ValueError: The run is not finished, or its record cannot be used.
-    """
+    """The result of a run's folder; a ValueError says that the run is not finished, or its record cannot be used."""
     if not (folder / "done").is_file():
         if (folder / "failed.json").is_file():
             error = str(read_object(folder / "failed.json").get("error") or "no reason given")
@@ -274,47 +255,69 @@ def read_folder(folder: Path, known: dict[str, definitions.Split]) -> Result:
     return parse_record(folder, read_object(folder / "results.json"), known)
 
 
-def read_runs(root: Path) -> tuple[list[Result], list[str]]:
-    """Reads all runs below `root`; returns them and a line for each folder that does not count."""
+def run_folders(root: Path) -> Iterator[Path]:
+    """The folders of runs, finished or not, below `root`, itself among them; hidden ones may be half written."""
+    for folder, subfolders, files in os.walk(root):
+        if MARKERS & set(files) or holders(subfolders):
+            subfolders.clear()
+            yield Path(folder)
+        subfolders[:] = sorted((name for name in subfolders if not name.startswith(".")), reverse=True)
+
+
+def read_runs(*roots: Path) -> tuple[list[Result], list[str]]:
+    """Reads all runs below the folders; returns them and a line for each folder that does not count.
+
+    Runs of one method in several folders add up, unless two of the folders hold the same run: then those of each folder
+    count as another method.
+    """
     known, problems = known_splits(), []
+    paths = {root: os.path.abspath(root) for root in roots}
+    names = {root: tail(path, set(paths.values())) if len(roots) > 1 else "" for root, path in paths.items()}
     found: list[Result] = []
-    for folder_name, subfolders, files in os.walk(root):
-        if not MARKERS & set(files):
-            subfolders.sort(reverse=True)
-            continue
-        subfolders.clear()
-        folder = Path(folder_name)
-        try:
-            found.append(read_folder(folder, known))
-        except (ValueError, OSError) as error:
-            problems.append(f"{folder.relative_to(root) if folder != root else folder}: {error}")
+    origins: dict[Path, tuple[str, str]] = {}  # of a run's folder: its root, and its own name in a message
+    for root in roots:
+        for folder in run_folders(root):
+            inner = folder.relative_to(root) if folder != root else folder
+            origins[folder] = names[root], str(Path(names[root], inner))
+            try:
+                found.append(read_folder(folder, known))
+            except (ValueError, OSError) as error:
+                problems.append(f"{origins[folder][1]}: {error}")
     results: dict[tuple[object, ...], Result] = {}
     found = told_apart(found, known[OWN_IMAGES].dataset if OWN_IMAGES in known else "")
     for result in sorted(found, key=lambda result: result.kind == "test"):  # a test replaces a training's own
-        key = (*result.group, result.seed)
+        origin, label = origins[result.folder]
+        key = (origin, *result.group, result.seed)
         if key in results and made_for_two_tasks(results[key], result):
             continue
         if key in results and (results[key].kind, result.kind) != ("train", "test"):
-            label = result.folder.relative_to(root)
             problems.append(f"{label}: left out, because {results[key].folder} holds the same run")
             continue
         results[key] = result
-    return list(results.values()), problems
+    places: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for key in results:
+        places[key[1:]].add(str(key[0]))
+    shared = {joined(r.method) for r in results.values() if len(places[(*r.group, r.seed)]) > 1}
+    return [
+        replace(r, method=r.method._replace(origin=origins[r.folder][0])) if joined(r.method) in shared else r
+        for r in results.values()
+    ], problems
 
 
 def made_for_two_tasks(one: Result, other: Result) -> bool:
     """Whether the scripts made the same run for two tasks, such as zero-shot tests of a whole set, with one outcome."""
     places = [(run.folder.parts[:-7], run.folder.parts[-6:]) for run in (one, other)]
     tasks = {task for run in (one, other) for task in run.folder.parts[-7:-6]}
-    return places[0] == places[1] and tasks <= set(definitions.TASKS) and one.figures == other.figures
+    # Old records lack the calibration error, and it shows the logits' last bits, which another batch size changes.
+    shared = one.figures.keys() & other.figures.keys()
+    alike = all(abs(one.figures[k] - other.figures[k]) <= 0.01 * (k == "ece") for k in shared)
+    return places[0] == places[1] and tasks <= set(definitions.TASKS) and alike
 
 
 def told_apart(results: list[Result], own_images: str) -> list[Result]:
     """The results with no more in their identity than tells them apart, and data sets named by what differs.
 
-    Args:
-        results: As their records say.
-        own_images: Name of the data set whose folder is its identity.
+    `own_images` is the name of the data set whose folder is its identity.
     """
     settings = common_settings({result.method for result in results})
     results = [replace(result, method=settings[result.method]) for result in results]
@@ -332,11 +335,7 @@ def told_apart(results: list[Result], own_images: str) -> list[Result]:
         return data if redrawn else data._replace(images="")
 
     results = [
-        replace(
-            r,
-            data=settled(r.data, r.name, r.classes),
-            source_data=r.source_data and settled(r.source_data),
-        )
+        replace(r, data=settled(r.data, r.name, r.classes), source_data=r.source_data and settled(r.source_data))
         for r in results
     ]
     names = data_labels({data for r in results for data in (r.data, r.source_data) if data})

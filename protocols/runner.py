@@ -6,160 +6,74 @@
 
 TASK is base2new (or basenew), cross-dataset, domain-generalization or few-shot. Settings stand in the environment
 or are flags, which win: DATA=/data or --data /data; so OUTPUT, SEEDS ("1 2 3" or --seeds 1 2 3), SHOTS, TRAINER
-(one, several or all), CFG and, for benchmarks, DATASETS. With DRY_RUN=1 the arguments of train.py are only shown. The
-comments in each script say more.
+(one, several or all), CFG, JOBS (how many runs at once), LAUNCHER (local or slurm), SLURM ("time=90 KEY=VALUE ..." or a
+YAML file) and, for benchmarks, DATASETS. With DRY_RUN=1 the arguments of train.py are only shown. The comments in each
+script say more.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import importlib
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dassl.config.free_keys import FREE_KEYS
 from dassl.names import choose
 from protocols import definitions
+from protocols.launch import Share, Stopped, end_all, launch, listen, shares, signals_later
+from protocols.lock import Lock, hold
 from protocols.plan import Job, Settings, chosen, plan, read_settings
 from protocols.records import OWN_IMAGES, read_config, read_object
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE_SEC = 20  # for a child to end by itself; schedulers send SIGKILL half a minute after SIGTERM
 
 
 class RunError(RuntimeError):
     """A run that failed, or cannot start."""
 
 
-class Stopped(BaseException):
-    """A signal asks this process to end; `number` is the signal's."""
+@dataclass(eq=False)
+class Active:
+    """A run at work: its process, the lock of its folder, its share of the machine and when it began."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def stop(number: int, _: FrameType | None) -> NoReturn:
-    """The handler of SIGNALS: further ones change nothing, since the end is under way."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+    run: Job
+    child: Any
+    lock: Lock
+    share: Share
+    began: float
 
 
-def listen() -> None:
-    """Turns SIGNALS into Stopped; one that was ignored from the start, as under nohup, stays so."""
-    for each in SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, stop)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's folder, so that two benchmarks on one output folder never write to the same run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"  another process is at work in {folder}; waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def execute(argv: tuple[str, ...], tick: Callable[[], None] | None = None) -> int:
-    """Runs train.py in a process of its own and returns its exit status.
-
-    On Linux it is forked from this process, which imports the libraries once for all runs. The child ends with this
-    process: it gets the SIGTERM that this one gets, and on Linux also one if this one is killed. With `tick`, which
-    is called every second, what train.py prints goes to the run's log.txt only.
-    """
-    linux = sys.platform == "linux"
-    for name in ("train", "trainers", "datasets") if linux else ():
-        importlib.import_module(name)
-    context: Any = multiprocessing.get_context("fork" if linux else "spawn")
-    child = context.Process(target=call_train, args=(argv, tick is not None, os.getpid()))
-    try:
-        child.start()
-        while child.is_alive():
-            child.join(1)
-            if tick:
-                tick()
-    except Stopped:
-        if child.pid:  # else the signal came before it was started
-            child.terminate()
-            child.join(PATIENCE_SEC)
-            child.kill()
-            child.join()
-        raise
-    status: int = child.exitcode
-    return status
-
-
-def call_train(argv: tuple[str, ...], quiet: bool, parent: int) -> None:
-    """What the child does: ends on SIGTERM as on Ctrl-C, and leaves every other signal to its parent."""
-
-    def interrupt(*_: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt("stopped by SIGTERM")
-
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, interrupt)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it was gone before that took hold
-        sys.exit(1)
-    if quiet:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
-    try:
-        importlib.import_module("train").main(list(argv))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"train.py: {type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGTERM)
-
-
-def perform(run: Job, opts: Settings, tick: Callable[[], None] | None = None) -> bool:
-    """Runs `run` unless it is finished; returns whether it did. `tick` is that of `execute`.
-
-    Raises:
-        RunError: no finished training for a test, or train.py failed.
-    """
-    if opts.dry_run:
-        print("  " + (shlex.join(["train.py", *run.argv]) if run.argv else f"tested by the training in {run.folder}"))
-        return False
-    if run.weights:
+def obstacle(run: Job, opts: Settings, failures: dict[Path, str]) -> str:
+    """Why a run cannot start, now or later; empty if nothing is in its way."""
+    if run.weights in failures:
+        return "left out, because its training failed"
+    if run.weights and not opts.dry_run:
         if not any(run.weights.glob("*/checkpoint")):
-            raise RunError(f"{run.weights} holds no checkpoint: run train.sh first (tests never train)")
+            return f"{run.weights} holds no checkpoint: run train.sh first (tests never train)"
         if not (run.weights / "done").exists() and "--load-epoch" not in run.argv:
-            raise RunError(f"{run.weights} is unfinished: run train.sh first (tests never train)")
-    if not run.argv:
-        print(f"  tested at the end of training, {accuracy(run.folder)}")
-        return False
-    with locked(run.folder):
-        if (run.folder / "done").exists():
-            check_finished(run)
-            print(f"  skipped: finished before, {accuracy(run.folder)}", flush=True)
-            return False
-        status = execute(run.argv, tick)
-        if status or not (run.folder / "done").exists():
-            raise RunError(f"train.py ended with status {status} before the run was done; see {run.folder}/log.txt")
-    print(f"  {accuracy(run.folder)}", flush=True)
-    return True
+            return f"{run.weights} is unfinished: run train.sh first (tests never train)"
+    return ""
+
+
+def finish(active: Active) -> None:
+    """Looks at a run whose process ended; a RunError says that it failed, or went to another process."""
+    folder, status = active.run.folder, active.child.exitcode
+    active.lock.close()
+    if active.lock.lost:
+        raise RunError(f"another process took {folder} over, because this one was away for too long")
+    if status or not (folder / "done").exists():
+        raise RunError(f"train.py ended with status {status} before the run was done; see {folder}/log.txt")
+    print(f"  {accuracy(folder)}", flush=True)
 
 
 def accuracy(folder: Path) -> str:
@@ -173,10 +87,7 @@ def accuracy(folder: Path) -> str:
 def check_finished(run: Job) -> None:
     """Compares a finished run's config with the one that it would get now, and the weights that a test was made with.
 
-    A run without config.yaml is left alone.
-
-    Raises:
-        RunError: They differ in what changes a result, or cannot be compared.
+    A RunError says that they differ in what changes a result, or cannot be compared; without config.yaml there is none.
     """
     try:
         before = read_config(run.folder)
@@ -223,25 +134,23 @@ def without_normalize(key: str, value: Any) -> Any:
 
 
 class Progress:
-    """The line of overall progress: which of all runs is on, time gone and time left.
+    """The line of overall progress: which of `total` runs is on, time gone and time left; `jobs` run at once."""
 
-    Args:
-        total: Number of runs.
-    """
+    def __init__(self, total: int, jobs: int = 1) -> None:
+        self.total, self.jobs, self.terminal = total, jobs, sys.stdout.isatty()
+        self.start, self.spent, self.number, self.ended = time.monotonic(), 0.0, 0, 0
+        self.performed = 0
 
-    def __init__(self, total: int) -> None:
-        self.total, self.terminal = total, sys.stdout.isatty()
-        self.start, self.spent, self.number, self.performed = time.monotonic(), 0.0, 0, 0
-
-    def begin(self, run: Job) -> None:
-        self.number, self.run, self.began = self.number + 1, run, time.monotonic()
+    def begin(self, run: Job | str) -> None:
+        self.number, self.run = self.number + 1, run
         print(self.line(), flush=True)
 
     def line(self) -> str:
         now = time.monotonic()
         text = f"[{self.number}/{self.total}] {self.run} · {clock(now - self.start)} gone"
         if self.performed:
-            remaining = self.spent / self.performed * (self.total - self.number + 1) - (now - self.began)
+            mean = self.spent / self.performed
+            remaining = mean * (self.total - self.ended) / self.jobs - (now - self.last)
             text += f", about {clock(max(remaining, 0))} left"
         return text[: shutil.get_terminal_size().columns - 1] if self.terminal else text
 
@@ -249,31 +158,127 @@ class Progress:
         if self.terminal:
             print(f"\033[A\r\033[K{self.line()}", flush=True)  # one line up: a bar of the run may stand in this one
 
-    def end(self) -> None:
-        """Notes that the run took its time; skipped ones do not count for the estimate."""
-        self.spent, self.performed = self.spent + time.monotonic() - self.began, self.performed + 1
+    def end(self, began: float | None = None) -> None:
+        """Notes that a run ended that took its time since `began`; skipped ones do not count for the estimate."""
+        self.ended, self.last = self.ended + 1, time.monotonic()
+        if began is not None:
+            self.spent, self.performed = self.spent + self.last - began, self.performed + 1
 
 
-def perform_all(runs: list[Job], opts: Settings, benchmark: bool) -> int:
-    """Performs `runs` in order, with a line of overall progress for each; returns the exit status.
+class Runner:
+    """Performs runs in their order, several at once where that is asked for, trainings before their tests.
 
-    In a `benchmark`, what train.py prints goes to the logs only, a failed run is named at the end, and only what
-    depends on it is left out.
+    A run that another process holds is left for later; what that process finished is skipped.
+
+    Args:
+        runs: The runs.
+        opts: The settings.
+        benchmark: What train.py prints goes to the logs only, a failed run is named at the end, and only what depends
+            on it is left out; otherwise nothing is begun after a failure.
     """
-    failures: dict[Path, str] = {}
-    progress = Progress(len(runs))
-    for run in runs:
-        progress.begin(run)
+
+    def __init__(self, runs: list[Job], opts: Settings, benchmark: bool) -> None:
+        self.runs, self.opts, self.benchmark = runs, opts, benchmark
+        self.quiet = benchmark or opts.jobs > 1
+        self.waiting, self.active = list(runs), list[Active]()
+        self.free = shares(opts.jobs)
+        self.failures: dict[Path, str] = {}
+        self.told: set[Path] = set()
+        self.progress = Progress(len(runs), opts.jobs)
+
+    def perform(self) -> int:
+        """Performs all; returns the exit status."""
         try:
-            if run.weights in failures:
-                raise RunError("left out, because its training failed")
-            if perform(run, opts, progress.tick if benchmark else None):
-                progress.end()
-        except RunError as error:
-            failures[run.folder] = f"{run}: {error}"
-            print(f"  FAILED: {error}", file=sys.stderr, flush=True)
-            if not benchmark:
-                return 1
+            while self.waiting or self.active:
+                if not self.begin_some() and (self.waiting or self.active):
+                    self.await_one()
+        except BaseException:
+            end_all([active.child for active in self.active])
+            for active in self.active:
+                active.lock.close()
+            raise
+        return 1 if self.failures and not self.benchmark else conclude(self.runs, self.failures, self.opts)
+
+    def begin_some(self) -> bool:
+        """Goes once through what waits, and begins what can be; returns whether anything changed."""
+        before = len(self.waiting)
+        for run in tuple(self.waiting):
+            if not self.free or not self.waiting:
+                break
+            ahead = {other.folder for other in self.waiting if other.kind == "train"}
+            if run.weights not in ahead | {active.run.folder for active in self.active}:
+                self.begin(run)
+        return len(self.waiting) < before
+
+    def begin(self, run: Job) -> None:
+        """Begins a run, or ends it where nothing is to be done; leaves it where another process holds it."""
+        why, lock = obstacle(run, self.opts, self.failures), None
+        if not why and run.argv and not self.opts.dry_run and (lock := hold(run.folder)) is None:
+            if run.folder not in self.told:
+                print(f"  another process is at work in {run.folder}; it is left for later", flush=True)
+            self.told.add(run.folder)
+            return
+        self.waiting.remove(run)
+        self.progress.begin(run)
+        if why:
+            self.fail(run, why)
+        elif self.opts.dry_run:
+            call = shlex.join(["train.py", *run.argv])
+            print(f"  {call if run.argv else f'tested by the training in {run.folder}'}")
+        elif lock is None:
+            print(f"  tested at the end of training, {accuracy(run.folder)}")
+        elif (run.folder / "done").exists():
+            lock.close()
+            try:
+                check_finished(run)
+                print(f"  skipped: finished before, {accuracy(run.folder)}", flush=True)
+            except RunError as error:
+                self.fail(run, str(error))
+        else:
+            share = self.free.pop(0)
+            with signals_later():
+                child = launch(run.argv, self.quiet, share)
+                self.active.append(Active(run, child, lock, share, time.monotonic()))
+            return
+        self.progress.end()
+
+    def await_one(self) -> None:
+        """Waits until a process ends, or a second."""
+        end_all([active.child for active in self.active if active.lock.lost])
+        sentinels = [active.child.sentinel for active in self.active]
+        if sentinels:
+            multiprocessing.connection.wait(sentinels, 1)
+        else:
+            time.sleep(1)  # all that waits is held by other processes
+        for active in [each for each in self.active if each.child.exitcode is not None]:
+            self.active.remove(active)
+            self.free.append(active.share)
+            try:
+                finish(active)
+                self.progress.end(active.began)
+            except RunError as error:
+                self.fail(active.run, str(error))
+                self.progress.end()
+            if self.active and self.progress.terminal:  # the line that `tick` renews stands last
+                print(self.progress.line(), flush=True)
+        if self.benchmark and self.active:
+            self.progress.tick()
+
+    def fail(self, run: Job, why: str) -> None:
+        """Notes a failure; without a benchmark nothing else is begun."""
+        self.failures[run.folder] = failed(run, why)
+        if not self.benchmark:
+            self.waiting.clear()
+
+
+def failed(run: Job, why: str) -> str:
+    """Says that a run failed; returns the line for the end."""
+    print(f"  FAILED: {why}", file=sys.stderr, flush=True)
+    return f"{run}: {why}"
+
+
+def conclude(runs: list[Job], failures: dict[Path, str], opts: Settings) -> int:
+    """Says how it ended; returns the exit status."""
     if not opts.dry_run:
         print(f"{len(runs) - len(failures)} of {len(runs)} runs are finished ({opts.output})")
     for text in failures.values():
@@ -294,10 +299,14 @@ def clock(seconds: float) -> str:
 
 def main(argv: list[str]) -> int:
     """Returns the exit status: 0 all finished, 1 a run failed, 2 wrong usage, 128 + n stopped by signal n."""
+    command, words = (argv[0] if argv else ""), argv[1:]
+    if command == "ablate":
+        from protocols import ablate  # only here, because it imports this
+
+        return ablate.main(words)
     if "-h" in argv or "--help" in argv:
         print(__doc__)
         return 0
-    command, words = (argv[0] if argv else ""), argv[1:]
     try:
         choose(command, ("train", "test", "benchmark"), "command")
         count = 1 if command == "benchmark" else 2
@@ -314,20 +323,32 @@ def main(argv: list[str]) -> int:
             trained = (source,)
             if command == "train":
                 choose(names[0], definitions.sources(task), f"data set to train on for {task}")
-            runs = [run for run in plan(opts, task, source, bool(opts.extra)) if run.kind == command]
+            runs = [run for run in plan(opts, task, source, bool(opts.flags or opts.pairs)) if run.kind == command]
             runs = [run for run in runs if run.split.dataset == names[0]]
             if not runs:
                 print(f"nothing to train: {', '.join(opts.trainers)} learns nothing; test.sh tests it")
         for text in dict.fromkeys(left_out(opts, task, name) for name in trained):
             print(text, end="")
-        for run in runs if not opts.dry_run else []:  # before any long work
-            if run.argv and (run.folder / "done").exists():
-                check_finished(run)
-    except (ValueError, RunError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return perform(runs, opts, benchmark=command == "benchmark")
+
+
+def perform(runs: list[Job], opts: Settings, benchmark: bool) -> int:
+    """Checks what is finished, before any long work, then performs the rest as `Runner`; returns the exit status."""
     try:
-        return perform_all(runs, opts, benchmark=command == "benchmark")
+        for run in runs if not opts.dry_run else []:
+            if run.argv and (run.folder / "done").exists():
+                check_finished(run)
+        if opts.launcher == "slurm":
+            from protocols.cluster import Cluster  # only here, because it is rarely wanted
+
+            return Cluster(runs, opts, benchmark).perform()
+        return Runner(runs, opts, benchmark).perform()
+    except (RunError, OSError) as error:  # of the system: OUTPUT cannot be written
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except Stopped as stopped:
         with suppress(OSError):  # the terminal may be gone
             name = signal.Signals(stopped.number).name
@@ -336,5 +357,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    from protocols import runner  # a job's runs are read by this module's name, which is another one than __main__
+
     listen()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(runner.main(sys.argv[1:]))

@@ -1,16 +1,20 @@
-"""Bar charts, lines and confusion matrices, saved as PNG or, in vectors, as PDF."""
+"""Bar charts, lines and confusion matrices, saved as PNG or, in vectors, as PDF, or given as SVG for a page."""
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from reporting.tables import Cell, Curves, Heatmap, Panel
+from reporting.tables import Cell, Curves, Heatmap, Panel, printable
 
 if TYPE_CHECKING:  # matplotlib is loaded where something is drawn, because it takes a while
     from matplotlib.axes import Axes
@@ -26,6 +30,8 @@ STYLES = (("o", "-", ""), ("s", "--", "////"), ("^", ":", "...."), ("D", "-.", "
 INK, FAINT = "#22272e", "#dde1e6"
 # Sizes are in points, of which an inch has 72.
 ACROSS, BAR, GAP, LEFT, PLOT, LINE, LETTER = 1280.0, 34.0, 26.0, 56.0, 250.0, 15.0, 6.0
+PAGE = 900.0  # of a chart in an HTML page
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 Place = tuple[float, float, float, float]  # left, bottom, width, height of axes, as shares of the figure
 
 
@@ -66,6 +72,8 @@ class Bars:
 
     def __init__(self, panel: Panel, looks: dict[str, Look]) -> None:
         self.panel, self.looks = panel, looks
+        tops = [c.mean + (c.half or 0) for row in panel.series.values() for c in row if c and math.isfinite(c.mean)]
+        self.limit = min(100, 20 * math.ceil((max(tops, default=95.0) + 5) / 20))
         self.crowded = len(panel.series) > 8  # then narrow bars, and their values stand upright
         bar, self.lift = (BAR / 2, 36.0) if self.crowded else (BAR, 15.0)
         self.group = max(bar * len(panel.series), 48.0)
@@ -80,19 +88,37 @@ class Bars:
         self.box = (LEFT, GAP, self.below, self.above)  # margins: left, right, bottom, top
         self.width, self.height = LEFT + plot + GAP, self.below + PLOT + self.above
 
+    def parts(self, across: float) -> list[Bars]:
+        """The chart in as many of the same scale as it takes for each to be as narrow as that, if groups can be."""
+        groups = self.panel.groups
+        most = max(1, int((across - LEFT - GAP) / (self.group + GAP)))  # in one chart
+        size = max(1, math.ceil(len(groups) / max(1, math.ceil(len(groups) / most))))
+        starts = range(0, len(groups), size)
+        if len(starts) < 2:
+            return [self]
+        found = []
+        for number, start in enumerate(starts, 1):
+            series = {name: row[start : start + size] for name, row in self.panel.series.items()}
+            title = f"{self.panel.title} ({number} of {len(starts)})"
+            part = replace(self.panel, title=title, groups=groups[start : start + size], series=series)
+            found.append(Bars(part, self.looks))
+            found[-1].limit = self.limit
+        return found
+
     def draw(self, figure: Figure, place: Place) -> None:
+        from matplotlib.patches import Patch
+
         panel, axes = self.panel, figure.add_axes(place)
-        names = list(panel.series)
-        tops = [c.mean + (c.half or 0) for row in panel.series.values() for c in row if c and math.isfinite(c.mean)]
-        highest = max(tops, default=95.0)
-        limit = min(100, 20 * math.ceil((highest + 5) / 20))
+        names, limit, squares = list(panel.series), self.limit, []
         for i, name in enumerate(names):
             cells = [(g, cell) for g, cell in enumerate(panel.series[name]) if cell and math.isfinite(cell.mean)]
             xs = [g + (i - (len(names) - 1) / 2) * self.bar for g, _ in cells]
             halves = [cell.half or math.nan for _, cell in cells]  # no error bar where there is no interval
-            look: dict[str, Any] = {"color": self.looks[name].colour, "hatch": self.looks[name].hatch, "label": name}
-            look |= {"edgecolor": "white", "linewidth": 0, "ecolor": INK, "capsize": 2 if self.crowded else 4}
-            axes.bar(xs, [cell.mean for _, cell in cells], 0.88 * self.bar, yerr=halves, **look)
+            look: dict[str, Any] = {"facecolor": self.looks[name].colour, "hatch": self.looks[name].hatch}
+            look |= {"label": name, "edgecolor": "white", "linewidth": 0}
+            squares.append(Patch(**look))  # for the legend, also of a series without a bar
+            ends: dict[str, Any] = {"yerr": halves, "ecolor": INK, "capsize": 2 if self.crowded else 4}
+            axes.bar(xs, [cell.mean for _, cell in cells], 0.88 * self.bar, **look, **ends)
             for x, (_, cell) in zip(xs, cells, strict=True):
                 text, top = f"{cell.mean:.1f}{'*' if cell.incomplete else ''}", cell.mean + (cell.half or 0)
                 at: dict[str, Any] = {"rotation": 90 if self.crowded else 0, "ha": "center", "fontsize": 9}
@@ -107,7 +133,8 @@ class Bars:
         axes.spines[["left", "right", "top"]].set_visible(False)
         head(axes, panel.title, 8 - LEFT, self.above - 10, 13)
         anchor: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1 + self.lift / PLOT)}
-        axes.legend(**anchor, ncols=self.columns, frameon=False, fontsize=10, borderpad=0, handlelength=1)
+        anchor |= {"handles": squares, "ncols": self.columns, "frameon": False, "borderpad": 0, "handlelength": 1}
+        axes.legend(**anchor, fontsize=10)
 
 
 def spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
@@ -175,7 +202,11 @@ class Lines:
         if learned := [k for k in row if k]:
             xs, means = [self.xs[k] + aside for k in learned], [row[k].mean for k in learned]
             halves = [row[k].half or math.nan for k in learned]
-            axes.errorbar(xs, means, yerr=halves, elinewidth=0.9, capsize=2, **self.style(look))
+            # Many intervals at once would hide the lines.
+            bars: dict[str, Any] = {"elinewidth": 0.9, "capsize": 2}
+            if len(self.panel.series) > 8:
+                bars = {"elinewidth": 0.6, "capsize": 0, "ecolor": (look.colour, 0.3)}
+            axes.errorbar(xs, means, yerr=halves, **bars, **self.style(look))
         for k in row:
             if row[k].incomplete:
                 at = (self.xs[k] + aside * bool(k), row[k].mean)
@@ -241,18 +272,26 @@ class Matrix:
         head(axes, "rows: true classes, columns: predicted classes", 8 - left, above - 28, 9)
 
 
-def picture_of(panel: Panel | Curves | Heatmap, looks: dict[str, Look]) -> Bars | Lines | Matrix:
-    if isinstance(panel, Panel):
-        return Bars(panel, looks)
-    return Lines(panel, looks) if isinstance(panel, Curves) else Matrix(panel)
+def pictures_of(panels: list[Panel | Curves | Heatmap], across: float) -> list[Bars | Lines | Matrix]:
+    """What is drawn of the panels; bars are broken into charts of that width, in points."""
+    looks = looks_of(panels)
+    pictures: list[Bars | Lines | Matrix] = []
+    for panel in panels:
+        if isinstance(panel, Panel):
+            pictures += Bars(panel, looks).parts(across)
+        else:
+            pictures.append(Lines(panel, looks) if isinstance(panel, Curves) else Matrix(panel))
+    return pictures
 
 
 def draw(panels: list[Panel | Curves | Heatmap]) -> Figure:
     """One figure with all panels, laid out in rows."""
+    return lay_out(pictures_of(panels, ACROSS))
+
+
+def lay_out(pictures: Sequence[Bars | Lines | Matrix]) -> Figure:
     from matplotlib.figure import Figure
 
-    looks = looks_of(panels)
-    pictures = [picture_of(panel, looks) for panel in panels]
     across = max(ACROSS, *(picture.width for picture in pictures))
     corners, x, y, row = [], 0.0, 0.0, 0.0
     for picture in pictures:
@@ -271,11 +310,67 @@ def draw(panels: list[Panel | Curves | Heatmap]) -> Figure:
     return figure
 
 
-def save(panels: list[Panel | Curves | Heatmap], path: Path) -> None:
-    """Draws the panels into one file; its ending, .png or .pdf, chooses the format."""
+@contextmanager
+def style() -> Iterator[None]:
+    """Colours of what is written; a dollar sign in a class name is no formula."""
     import matplotlib
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A dollar sign in a class name is no formula.
     with matplotlib.rc_context({"text.parse_math": False, "text.color": INK, "xtick.color": INK, "ytick.color": INK}):
-        draw(panels).savefig(path, dpi=144)
+        yield
+
+
+def save(panels: list[Panel | Curves | Heatmap], path: Path) -> None:
+    """Draws the panels into one file; its ending, .png or .pdf, chooses the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure = draw(panels)
+        if path.suffix.lower() != ".png":
+            figure.savefig(path)
+            return
+        from PIL import Image
+
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=144)
+    with Image.open(content) as image:  # of few colours: with a palette a quarter of the size
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def svgs(panels: list[Panel | Curves | Heatmap], prefix: str) -> list[str]:
+    """An SVG element for each chart of the panels, to stand in an HTML page: its letters are text, its ground is clear.
+
+    Args:
+        panels: What to draw.
+        prefix: What all ids begin with, so that those of several on a page do not collide.
+    """
+    import matplotlib
+
+    found, how = [], dict[Any, Any]()
+    how |= {"svg.fonttype": "none", "svg.hashsalt": "the same for all", "font.sans-serif": ["DejaVu Sans"]}
+    with style(), matplotlib.rc_context(how), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has letters that matplotlib's font lacks
+        for number, picture in enumerate(pictures_of(panels, PAGE)):
+            content, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            lay_out([picture]).savefig(content, format="svg", transparent=True, metadata=nothing)
+            found.append(inline(content.getvalue(), f"{prefix}-{number}-"))
+    return found
+
+
+def inline(document: str, prefix: str) -> str:
+    """The svg element of a document, without what would reach beyond it: a style for everything, ids of others."""
+    root = ET.fromstring(printable(document).encode())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{SVG}metadata", f"{SVG}style"):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                element.set(key, prefix + value)
+            elif key == XLINK:
+                del element.attrib[key]
+                element.set("href", value.replace("#", f"#{prefix}", 1))
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{prefix}"))
+    root.set("role", "img")
+    ET.register_namespace("", SVG.strip("{}"))
+    return ET.tostring(root, encoding="unicode")

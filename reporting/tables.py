@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Cell:
     incomplete: bool = False
     signed: bool = False
 
-    def text(self, plus_minus: str = " ± ") -> str:
+    def text(self) -> str:
         """The cell as it stands in a table; a star marks missing seeds."""
-        half = "" if self.half is None else f"{plus_minus}{self.half:.2f}"
+        half = "" if self.half is None else f" ± {self.half:.2f}"
         return f"{self.mean:{'+' if self.signed else ''}.2f}{half}{'*' if self.incomplete else ''}"
 
 
@@ -68,7 +70,9 @@ class Heatmap:
 class Table:
     """Rows under a header; the first `labels` columns hold text, None is a missing value.
 
-    The rows of a `grouped` table belong together as long as their first label stays the same.
+    The rows of a `grouped` table belong together as long as their first label stays the same. `best_of` names the label
+    columns in which rows agree that compete for the best value of a column; None where none do. Only a page has a place
+    for the `files` of each row, and for the tables `behind` this one, by what they are.
     """
 
     title: str
@@ -78,19 +82,36 @@ class Table:
     rows: list[list[Cell | str | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     panels: list[Panel | Curves | Heatmap] = field(default_factory=list)
+    best_of: tuple[int, ...] | None = None
+    files: list[list[Path]] = field(default_factory=list)
+    behind: dict[str, list[Table]] = field(default_factory=dict)
 
 
-def texts(table: Table, plus_minus: str = " ± ", missing: str = "—") -> list[list[str]]:
+def printable(text: str) -> str:
+    """The text with a sign for every control character and half of a pair, which neither XML nor UTF-8 can hold."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+def texts(table: Table) -> list[list[str]]:
     """Header and rows as text; the first label of a group stands once."""
     lines = [list(table.header)]
     above: list[Cell | str | None] = [None]
     for row in table.rows:
-        line = [missing if cell is None else cell if isinstance(cell, str) else cell.text(plus_minus) for cell in row]
+        line = ["—" if cell is None else cell if isinstance(cell, str) else cell.text() for cell in row]
         if table.grouped and row[0] == above[0]:
             line[0] = ""
         lines.append(line)
         above = row
     return lines
+
+
+def aligned(lines: Sequence[Sequence[str]], labels: int) -> list[str]:
+    """Cells under each other, two spaces apart: the first `labels` columns begin at the same place, the others end."""
+    columns = []
+    for i, column in enumerate(zip(*lines, strict=True)):
+        width = max(map(len, column))
+        columns.append([word.ljust(width) if i < labels else word.rjust(width) for word in column])
+    return ["  ".join(line) for line in zip(*columns, strict=True)]
 
 
 def terminal(table: Table) -> str:
@@ -100,17 +121,13 @@ def terminal(table: Table) -> str:
         tails = [len(line[i]) - line[i].find(".") if "." in line[i] else 0 for line in lines[1:]]
         for line, tail in zip(lines[1:], tails, strict=True):
             line[i] += " " * (max(tails) - tail)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    written = aligned(lines, table.labels)
+    rule = "─" * len(written[0])
     out = [table.title, rule]
     for number, line in enumerate(lines):
         if number == 1 or (number > 1 and table.grouped and line[0]):
             out.append(rule)
-        words = [
-            word.ljust(width) if i < table.labels else word.rjust(width)
-            for i, (word, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        out.append("  ".join(words).rstrip())
+        out.append(written[number].rstrip())
     return "\n".join([*out, rule, *table.notes])
 
 
@@ -124,15 +141,16 @@ def markdown(table: Table) -> str:
     )
 
 
+LATEX = str.maketrans(
+    {char: "\\" + char for char in "&%#_{}$"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$"}
+    | {"±": r"$\pm$", "—": "---"}
+)
+
+
 def latex(table: Table) -> str:
     """A booktabs tabular; notes as comments."""
-
-    def escape(text: str) -> str:
-        for char in "&%#_":
-            text = text.replace(char, "\\" + char)
-        return text.replace("—", "---")
-
-    header, *rows = ([escape(word) for word in line] for line in texts(table, r" $\pm$ "))
+    header, *rows = ([word.translate(LATEX) for word in line] for line in texts(table))
     lines = [rf"% {table.title}; needs \usepackage{{booktabs}}", *(f"% {note}" for note in table.notes)]
     lines += [rf"\begin{{tabular}}{{{'l' * table.labels}{'r' * (len(header) - table.labels)}}}", r"\toprule"]
     lines += [" & ".join(header) + r" \\", r"\midrule"]

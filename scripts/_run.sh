@@ -1,5 +1,5 @@
-# Sourced by train.sh, test.sh and benchmark.sh, with $command and $here (this folder): calls the checkout's Python,
-# from whatever folder and shell one calls. PYTHON chooses another interpreter.
+# Sourced by train.sh, test.sh, benchmark.sh and ablate.sh, with $command and $here (this folder): calls the checkout's
+# Python, from whatever folder and shell one calls. PYTHON chooses another interpreter.
 root=$(dirname -- "$here")
 python=${PYTHON:-$root/.venv/bin/python}
 if ! command -v "$python" >/dev/null; then

@@ -14,8 +14,6 @@
 #   DATA=/data bash scripts/test.sh dtd cross-dataset
 command=test
 here=$(dirname -- "$(readlink -f "$0" 2>/dev/null || echo "$0")")
-if ! [ -f "$here/_run.sh" ]; then
-    echo "error: call this script by its path, as in: bash scripts/$command.sh --help" >&2
-    exit 2
-fi
-. "$here/_run.sh"
+[ -f "$here/_run.sh" ] && . "$here/_run.sh"  # which does not return
+echo "error: call this script by its path, as in: bash scripts/$command.sh --help" >&2
+exit 2

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Patch
+
 FROZEN, LEARNED, LOSS, PLAIN = "#dbe7f6", "#fbe3c4", "#d9efdf", "#f3f4f6"
 EDGE = {FROZEN: "#2f6db5", LEARNED: "#d07a12", LOSS: "#2f8a5f", PLAIN: "#8a929c"}
 INK = "#22272e"
@@ -51,14 +55,9 @@ def ends(start: str, end: str) -> tuple[tuple[float, float], tuple[float, float]
 
 def draw(path: Path) -> None:
     """Write the figure; the file's suffix says in which format."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "method"  # the same file each time
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import FancyBboxPatch, Patch
-
-    figure, axes = plt.subplots(figsize=(14, 5), facecolor="white")
+    figure = Figure(figsize=(14, 5), facecolor="white")
+    axes = figure.add_subplot()
     axes.set(xlim=(0, 141), ylim=(5, 52))
     axes.axis("off")
     for x, y, width, height, fill, text in BOXES.values():

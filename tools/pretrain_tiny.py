@@ -13,19 +13,23 @@ import json
 import random
 import time
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torchvision.transforms import v2
 
 from clip.backbone import FrozenCLIP
-from clip.load import TINY_DIR
+from clip.load import TINY_DIR, load
 from clip.tokenizer import EOT, tokenize
 from dassl.utils import progress
+from datasets.rendered.render import VOCABULARIES, render
 
 TEMPLATES = {
     "photo": ("a photo of a {}.", "a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}."),
@@ -55,12 +59,7 @@ class Recipe:
 
     seed: int = 0
     images: int = 40_000
-    shares: tuple[tuple[str, float], ...] = (
-        ("photo", 0.62),
-        ("painting", 0.14),
-        ("cartoon", 0.10),
-        ("sketch", 0.14),
-    )
+    shares: tuple[tuple[str, float], ...] = (("photo", 0.62), ("painting", 0.14), ("cartoon", 0.10), ("sketch", 0.14))
     wrong: float = 0.1
     vague: float = 0.1
     steps: int = 2600
@@ -71,8 +70,6 @@ class Recipe:
 
 
 def _render_one(job: tuple[str, str, str, int, str]) -> np.ndarray:
-    from datasets.rendered.render import render
-
     dataset, concept, domain, size, seed = job
     return np.asarray(render(dataset, concept, domain, random.Random(seed), size), dtype=np.uint8)
 
@@ -82,13 +79,6 @@ def render_images(jobs: list[tuple[str, str, str, int, str]], description: str) 
     with Pool() as pool:
         images = list(progress(pool.imap(_render_one, jobs, chunksize=64), description, total=len(jobs)))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-
-
-def concepts() -> list[tuple[str, str]]:
-    """All (data set, class name) pairs of the rendered sets, in their label order."""
-    from datasets.rendered.render import VOCABULARIES
-
-    return [(dataset, name) for dataset, names in VOCABULARIES.items() for name in names]
 
 
 def caption(rng: random.Random, concept: str, others: list[str], domain: str, recipe: Recipe) -> str:
@@ -122,8 +112,6 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, owner: torch.Tenso
 @torch.no_grad()
 def zero_shot(clip_model: FrozenCLIP, recipe: Recipe, per_class: int = 12) -> dict[str, dict[str, float]]:
     """Zero-shot accuracy in percent on fresh images, per data set and domain, prompt "a photo of a {}."."""
-    from datasets.rendered.render import VOCABULARIES
-
     prepare = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(clip_model.mean, clip_model.std)])
     table: dict[str, dict[str, float]] = {}
     for dataset, names in VOCABULARIES.items():
@@ -132,8 +120,7 @@ def zero_shot(clip_model: FrozenCLIP, recipe: Recipe, per_class: int = 12) -> di
         for domain, _ in recipe.shares:
             jobs = [
                 (dataset, name, domain, clip_model.image_size, f"pretrain-test/{dataset}/{domain}/{name}/{i}")
-                for name in names
-                for i in range(per_class)
+                for name, i in product(names, range(per_class))
             ]
             images = prepare(render_images(jobs, f"test images, {dataset} {domain}"))
             feats = torch.cat([F.normalize(clip_model.encode_image(x)) for x in images.split(256)])
@@ -163,13 +150,10 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
     Returns:
         The zero-shot table.
     """
-    import open_clip
-    from safetensors.torch import save_file
-
     start = time.time()
     rng = random.Random(recipe.seed)
     torch.manual_seed(recipe.seed)
-    pairs = concepts()
+    pairs = [(dataset, name) for dataset, names in VOCABULARIES.items() for name in names]
     names = [name for _, name in pairs]
     jobs, domains = [], []
     for domain, share in recipe.shares:
@@ -186,13 +170,9 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
     tokens = tokenize(captions, model.context_length)
 
     decay = [p for p in model.parameters() if p.ndim >= 2 and p is not model.token_embedding.weight]
-    chosen = {id(p) for p in decay}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    optim = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=recipe.lr,
-        betas=(0.9, 0.98),
-    )
+    rest = [p for p in model.parameters() if p.ndim < 2 or p is model.token_embedding.weight]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optim = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
     sched = torch.optim.lr_scheduler.OneCycleLR(
         optim, recipe.lr, total_steps=recipe.steps, pct_start=0.05, cycle_momentum=False
     )
@@ -221,8 +201,6 @@ def pretrain(recipe: Recipe, out: Path, log_every: int = 500) -> dict[str, dict[
 
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, str(out / "open_clip_model.safetensors"))
-    from clip.load import load
-
     table = zero_shot(load(str(out)), recipe)
     record = {"recipe": vars(recipe), "minutes": round((time.time() - start) / 60, 1), "zero_shot_pct": table}
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -236,18 +214,15 @@ def main(argv: list[str] | None = None) -> None:
     """Command line: every field of `Recipe` that is worth trying, and the output folder."""
     parser = argparse.ArgumentParser(description="Pre-train the tiny CLIP on the rendered sets.")
     parser.add_argument("--out", type=Path, default=TINY_DIR, help="folder with open_clip_config.json")
-    for field in ("seed", "images", "steps", "batch_size"):
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(Recipe, field))
-    for field in ("wrong", "vague", "lr", "weight_decay"):
-        parser.add_argument(f"--{field.replace('_', '-')}", type=float, default=getattr(Recipe, field))
-    parser.add_argument(
-        "--shares",
-        default=" ".join(f"{k}={v}" for k, v in Recipe.shares),
-        help='share of each domain, e.g. "photo=0.9 sketch=0.1"',
-    )
+    for field in ("seed", "images", "steps", "batch_size", "wrong", "vague", "lr", "weight_decay"):
+        default = getattr(Recipe, field)
+        parser.add_argument(f"--{field.replace('_', '-')}", type=type(default), default=default)
+    usual = " ".join(f"{k}={v}" for k, v in Recipe.shares)
+    parser.add_argument("--shares", default=usual, help='share of each domain, e.g. "photo=0.9 sketch=0.1"')
     args = vars(parser.parse_args(argv))
     shares = tuple((k, float(v)) for k, v in (pair.split("=") for pair in args.pop("shares").split()))
-    pretrain(Recipe(shares=shares, **{k: v for k, v in args.items() if k != "out"}), args["out"])
+    out = args.pop("out")
+    pretrain(Recipe(shares=shares, **args), out)
 
 
 if __name__ == "__main__":

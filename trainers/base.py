@@ -9,67 +9,55 @@ A run is built in this order, each part in the hook of its name: the data set's 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 from yacs.config import CfgNode
 
 import clip
 from dassl.config import flatten, get_cfg_default, refuse_unread
-from dassl.config.check import Rule, at_least, empty, one_of, text
 from dassl.data import DataManager
-from dassl.data.datasets import build_dataset
-from dassl.engine import TrainerX
+from dassl.data.datasets import ClassList, DatasetBase, build_dataset
+from dassl.engine.checkpoint import plain_config
 from dassl.engine.optimisation import PRECISIONS
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_pretrained_weights, weights_digest
-from dassl.utils.distributed import get_world_size
 
-from .features import feature_file, load_features, store_features
-from .model import PromptedCLIP, initial_context
+from .features import cache_folder
+from .inputs import SharedInputs
+from .model import initial_context
 from .templates import fill
 
-PRECISION_RULE = one_of(*PRECISIONS)
 
-
-def add_context_config(node: CfgNode, n_ctx: int, ctx_init: str) -> None:
-    """Declare the keys of a learnable context.
-
-    Args:
-        node: The method's node of the config.
-        n_ctx: Default of N_CTX, the number of context tokens M where no words are given.
-        ctx_init: Default of CTX_INIT, the words that the context starts from; "" draws N(0, CTX_STD).
-    """
-    node.N_CTX = n_ctx  # context tokens M; CTX_INIT's length wins when it is given
-    node.CTX_INIT = ctx_init  # initial words; "" draws N(0, CTX_STD)
-    node.CTX_STD = 0.02
-
-
-def context_rules(node: str) -> dict[str, Rule]:
-    """Rules of the keys that `add_context_config` declares; `node` is the method's, e.g. TRAINER.COOP."""
-    return {f"{node}.N_CTX": at_least(1), f"{node}.CTX_INIT": empty | text, f"{node}.CTX_STD": at_least(0)}
-
-
-class CLIPTrainer(TrainerX):
+class CLIPTrainer(SharedInputs):
     """Base of the methods.
 
     Subclasses name their node of the config in `config_key`; it must hold PREC. `views` names the images of a batch
-    that `self.model` takes, in its order.
+    that `self.model` takes, in its order; `learns` says whether there is anything to train.
+
+    Args:
+        cfg: The run's config.
+        dataset: See `SimpleTrainer`.
+        device: See `SimpleTrainer`.
+        backbone: The frozen CLIP, if it is loaded already.
     """
 
-    config_key: str
-    views: Sequence[str] = ("img",)
-    model: nn.Module
+    learns = True
+    dataset: DatasetBase
 
-    @property
-    def options(self) -> CfgNode:
-        """The method's own config node."""
-        return self.cfg.TRAINER[self.config_key]
+    def __init__(
+        self,
+        cfg: CfgNode,
+        dataset: DatasetBase | None = None,
+        device: str | torch.device | None = None,
+        backbone: clip.FrozenCLIP | None = None,
+    ) -> None:
+        self._loaded_backbone = backbone
+        super().__init__(cfg, dataset, device)
 
     @property
     def classnames(self) -> list[str]:
@@ -81,30 +69,36 @@ class CLIPTrainer(TrainerX):
         refuse_unread(cfg)
         if cfg.INPUT.NO_TRANSFORM:
             raise ValueError("INPUT.NO_TRANSFORM must be False: the backbone takes normalised tensors, got True")
+        cache_folder(cfg)
 
     # Building ----------------------------------------------------------------------------------------------------
 
     def build_backbone(self) -> None:
         """Read the data set's lists (a wrong path shows before weights are read or downloaded), then load CLIP."""
-        self.dataset = build_dataset(self.cfg)
+        self.dataset = self.dataset or build_dataset(self.cfg)
         self.trained_classes = self.classnames
         _tell_twins(self.classnames)
-        backbone = self.cfg.MODEL.BACKBONE
-        self.set_precision(self.options.PREC)
-        print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
-        self.clip = clip.load(backbone.NAME, backbone.PRETRAINED, PRECISIONS[self.options.PREC].weights, self.device)
+        backbone, precision = self.cfg.MODEL.BACKBONE, self.options.PREC
+        self.set_precision(precision)
+        if self._loaded_backbone is None:
+            print(f"Loading CLIP (backbone: {backbone.NAME}, pretrained: {backbone.PRETRAINED})")
+        self.clip = self._loaded_backbone or clip.load(
+            backbone.NAME, backbone.PRETRAINED, PRECISIONS[precision].weights, self.device
+        )
+        self.clip.activation_bytes = int(backbone.ACTIVATIONS_GB * 1e9) or None
         self.backbone_digest = weights_digest(self.clip)
         if not backbone.PRETRAINED:
             print("The backbone's weights are random: accuracies mean nothing")
+        if backbone.NAME == "tiny" and self.dataset.as_people_see:  # somebody's own images
+            print(
+                "The tiny CLIP knows rendered pictures only and is for seeing how it goes: for photos take real CLIP "
+                "weights, e.g. --backbone ViT-B/16 (MODEL.BACKBONE.NAME)"
+            )
         settle_input(self.cfg, self.clip)
 
     def build_data_manager(self) -> DataManager:
         """Loaders of the data set; a method with several views gives their transforms."""
         return DataManager(self.cfg, custom_tfm_train=self.training_views(), dataset=self.dataset)
-
-    def training_views(self) -> Any:
-        """Hook: training transforms, one for each of `views`; None takes INPUT.TRANSFORMS for the only view."""
-        return None
 
     def labels_in_training(self) -> list[int | None]:
         """For each class at hand its label in the training of the weights, by name; None for a new class.
@@ -198,15 +192,17 @@ class CLIPTrainer(TrainerX):
         """Refuse an image tower whose blocks cannot take tokens or updates, e.g. a ResNet."""
         self.clip.check_blocks(type(self).__name__, "works inside the blocks of the image tower")
 
-    def check_depth(self, key: str, depth: int, layers: int, tower: str) -> None:
+    def check_depth(self, key: str, tower: str) -> None:
         """Refuse more blocks than a tower has; raises ValueError.
 
         Args:
             key: The key of the method's node that asks for them.
-            depth: Its value.
-            layers: Blocks there are.
-            tower: Which tower: text, image or smaller.
+            tower: Which tower: text, image or smaller; but for text, its blocks must take tokens.
         """
+        if tower != "text":
+            self.check_vision_blocks()
+        text, vision, depth = self.clip.text_layers, self.clip.vision_layers, self.options[key]
+        layers = {"text": text, "image": vision, "smaller": min(text, vision)}[tower]
         if depth > layers:
             raise ValueError(
                 f"TRAINER.{self.config_key}.{key} must be at most {layers}, the blocks of the {tower} tower of "
@@ -228,16 +224,22 @@ class CLIPTrainer(TrainerX):
         return torch.cat(parts).view(len(templates), len(self.classnames), -1)
 
     def register(self, name: str, learner: nn.Module) -> None:
-        """Register the learnables, alone: their state dict is the checkpoint. Builds optimiser and schedule.
+        """Register the learnables, alone: their state dict is the checkpoint.
+
+        Builds optimiser and schedule, but not for a `ClassList`, which nothing is trained on.
 
         Args:
             name: Folder of the checkpoints.
-            learner: The learnables, on the device; MODEL.INIT_WEIGHTS, if given, is loaded into them.
+            learner: The learnables, which go to the device; MODEL.INIT_WEIGHTS, if given, is loaded into them.
         """
         cfg = self.cfg
+        learner.to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Learnable parameters: {count_num_param(learner):,}")
+        if isinstance(self.dataset, ClassList):
+            self.register_model(name, learner)
+            return
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM, self.num_batches)
         self.register_model(name, learner, self.optim, self.sched)
@@ -246,8 +248,7 @@ class CLIPTrainer(TrainerX):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The views and the labels, on the device."""
-        views = [batch[key].to(self.device, non_blocking=True) for key in self.views]
-        return views, batch["label"].to(self.device, non_blocking=True)
+        return [batch[key].to(self.device) for key in self.views], batch["label"].to(self.device)
 
     def loss_parts(self, output: Any, label: torch.Tensor) -> dict[str, torch.Tensor]:
         """Hook: the total as "loss", and the parts to log beside it; cross-entropy where a method says nothing else.
@@ -268,40 +269,21 @@ class CLIPTrainer(TrainerX):
             output = self.model(*views)
         parts = self.loss_parts(output, label)
         self.model_backward_and_update(parts["loss"], parts=parts)
-        return {
-            **{name: value.detach() for name, value in parts.items()},
-            "acc": compute_accuracy(output.logits, label)[0],
-        }
+        figures = {name: value.detach() for name, value in parts.items()}
+        return {**figures, "acc": compute_accuracy(output.logits, label)[0]}
 
-    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of images, or of their frozen features [B, E] where `test_inputs` gives these."""
-        output = self.model.classify(input) if input.ndim == 2 else self.model(input)  # type: ignore[operator]
-        logits: torch.Tensor = output.logits
+    def model_inference(self, input: Any) -> torch.Tensor:
+        """Logits [B, C] of images, or of what `test_inputs` gives in their place."""
+        logits: torch.Tensor = self.model(input).logits
         return logits
 
-    def test_inputs(self, split: str, loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Images and labels; with TEST.FEATURE_CACHE features and labels, for methods that read nothing else."""
-        frozen = isinstance(self.model, PromptedCLIP) and self.model.reads_frozen_features
-        in_order = self.cfg.DATALOADER.TEST.SAMPLER == "SequentialSampler" and get_world_size() == 1
-        if not (frozen and in_order and self.cfg.TEST.FEATURE_CACHE):
-            yield from super().test_inputs(split, loader)
-            return
-        images = loader.dataset.data_source
-        path = feature_file(self.cfg, self.backbone_digest, self.options.PREC, self.device.type, images)
-        features = load_features(path, len(images), self.clip.embed_dim)
-        if features is not None:
-            print(f"Image features: {path}")
-        else:
-            parts = []
-            for batch, _ in super().test_inputs(split, loader):
-                with self.autocast():
-                    parts.append(self.clip.encode_image(batch).cpu())
-            features = torch.cat(parts)
-            store_features(features, path)
-        labels = torch.tensor([item.label for item in images])
-        size = self.cfg.DATALOADER.TEST.BATCH_SIZE
-        for part, label in zip(torch.split(features, size), torch.split(labels, size), strict=True):
-            yield part.to(self.device), label.to(self.device)
+    def test_features(self, input: Any) -> torch.Tensor:
+        """The image features [B, E] that the logits of an input are made of, normalised."""
+        return F.normalize(self.model(input).image.float(), dim=-1)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """With the method's own keys."""
+        return super().hyperparameters() | flatten({"TRAINER": {self.config_key: plain_config(self.options)}})
 
     # Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -324,7 +306,7 @@ class CLIPTrainer(TrainerX):
         if got != wanted and not self._same_weights(meta):
             raise ValueError(f"the checkpoint was trained on backbone {got!r}, MODEL.BACKBONE.NAME is {wanted!r}")
         trained = flatten(meta.get("config", {}).get("TRAINER", {}).get(self.config_key, {}))
-        for key, value in flatten(yaml.safe_load(self.options.dump())).items():  # what shows in no tensor's shape too
+        for key, value in flatten(plain_config(self.options)).items():  # what shows in no tensor's shape too
             if trained.get(key, value) != value:
                 print(f"TRAINER.{self.config_key}.{key} is {value!r}; the weights were trained with {trained[key]!r}")
 

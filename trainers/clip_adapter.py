@@ -10,29 +10,22 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
 
-from clip import FrozenCLIP
 from dassl.config.check import at_least, share
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
-from .model import FixedText, Output, cosine_logits
+from .base import CLIPTrainer
+from .keys import declare
+from .model import FixedText
 from .templates import DEFAULT_TEMPLATE, TEMPLATES
 
-RULES = {
-    "TRAINER.CLIPADAPTER.RATIO": share,
-    "TRAINER.CLIPADAPTER.REDUCTION": at_least(1),
-    "TRAINER.CLIPADAPTER.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.CLIPADAPTER with the published values."""
-    node = cfg.TRAINER.CLIPADAPTER = CfgNode()
-    node.RATIO = 0.2  # of the adapted feature
-    node.REDUCTION = 4  # E / REDUCTION hidden units
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "CLIPADAPTER",
+    {
+        "RATIO": (0.2, share),  # of the adapted feature
+        "REDUCTION": (4, at_least(1)),  # E / REDUCTION hidden units
+    },
+)
 
 
 class Adapter(nn.Module):
@@ -41,10 +34,12 @@ class Adapter(nn.Module):
     Args:
         width: E.
         reduction: See REDUCTION.
+        ratio: See RATIO.
     """
 
-    def __init__(self, width: int, reduction: int = 4) -> None:
+    def __init__(self, width: int, reduction: int, ratio: float) -> None:
         super().__init__()
+        self.ratio = ratio
         hidden = max(1, width // reduction)
         inner, outer = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
         self.fc = nn.Sequential(inner, nn.ReLU(), outer, nn.ReLU())
@@ -56,23 +51,15 @@ class Adapter(nn.Module):
 
 
 class AdaptedCLIP(FixedText):
-    """A frozen CLIP with an adapter of the image feature.
+    """A frozen CLIP with an adapter of the image feature."""
 
-    Args:
-        clip_model: The backbone.
-        text: [C, E], normalised.
-        learner: The adapter.
-        ratio: See RATIO.
-    """
+    learner: Adapter
 
-    def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: Adapter, ratio: float) -> None:
-        super().__init__(clip_model, text, learner)
-        self.ratio = ratio
-
-    def classify(self, image: torch.Tensor) -> Output:
-        """Image features [B, E] -> logits of the adapted ones."""
-        image = self.ratio * self.learner(image).float() + (1 - self.ratio) * image
-        return Output(cosine_logits(image, self.fixed, self.clip.logit_scale), self.fixed, image)
+    def adapt(self, image: torch.Tensor) -> torch.Tensor:
+        """Image features [B, E] -> the adapted ones."""
+        ratio = self.learner.ratio
+        adapted: torch.Tensor = ratio * self.learner(image).float() + (1 - ratio) * image
+        return adapted
 
 
 @TRAINER_REGISTRY.register()
@@ -85,6 +72,6 @@ class CLIPAdapter(CLIPTrainer):
         """Encode the sentences, build the adapter and register it as published, as `clip_adapter`."""
         node = self.options
         text = self.sentence_features(TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE))[0]
-        learner = Adapter(self.clip.embed_dim, node.REDUCTION).to(self.device)
-        self.model = AdaptedCLIP(self.clip, F.normalize(text, dim=-1), learner, node.RATIO)
+        learner = Adapter(self.clip.embed_dim, node.REDUCTION, node.RATIO)
+        self.model = AdaptedCLIP(self.clip, F.normalize(text, dim=-1), learner)
         self.register("clip_adapter", learner)

@@ -17,42 +17,34 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
 
-from clip import FrozenCLIP, PromptTree, Update
+from clip import Update
 from dassl.config.check import Rule, between, one_of, positive, share
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
-from .model import Output, PromptedCLIP, cosine_logits
+from .base import CLIPTrainer
+from .keys import declare
+from .model import PromptedCLIP
 from .templates import DEFAULT_TEMPLATE, fill
 
 PROJECTIONS = ("q", "k", "v", "o")
-ENCODERS = ("both", "text", "vision")
-RULES = {
-    "TRAINER.CLIPLORA.R": between(1, 1000),
-    "TRAINER.CLIPLORA.ALPHA": positive,
-    "TRAINER.CLIPLORA.DROPOUT": share,
-    "TRAINER.CLIPLORA.PARAMS": Rule(
-        f"some of {', '.join(PROJECTIONS)}, each once",
-        lambda value: 0 < len(value) == len(set(value)) and set(value) <= set(PROJECTIONS),
-    ),
-    "TRAINER.CLIPLORA.ENCODER": one_of(*ENCODERS),
-    "TRAINER.CLIPLORA.LOGIT_SCALE": positive,
-    "TRAINER.CLIPLORA.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.CLIPLORA with the published values."""
-    node = cfg.TRAINER.CLIPLORA = CfgNode()
-    node.R = 2  # rank
-    node.ALPHA = 1.0  # the update is multiplied by ALPHA / sqrt(R)
-    node.DROPOUT = 0.25  # of the update's input
-    node.PARAMS = ("q", "k", "v")  # which projections: q, k, v, o
-    node.ENCODER = "both"  # which towers: both, text, vision
-    node.LOGIT_SCALE = 100.0
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "CLIPLORA",
+    {
+        "R": (2, between(1, 1000)),  # rank
+        "ALPHA": (1.0, positive),  # the update is multiplied by ALPHA / sqrt(R)
+        "DROPOUT": (0.25, share),  # of the update's input
+        "PARAMS": (  # which projections
+            ("q", "k", "v"),
+            Rule(
+                f"some of {', '.join(PROJECTIONS)}, each once",
+                lambda value: 0 < len(value) == len(set(value)) and set(value) <= set(PROJECTIONS),
+            ),
+        ),
+        "ENCODER": ("both", one_of("both", "text", "vision")),  # which towers
+        "LOGIT_SCALE": (100.0, positive),
+    },
+)
 
 
 class LowRank(nn.Module):
@@ -99,9 +91,8 @@ class BlockUpdate(nn.Module):
             zero = weight.new_zeros(weight.shape[1], weight.shape[1], dtype=torch.float32)
             updates = torch.cat([zero if part is None else part.B @ part.A for part in parts])
             return F.linear(x, (weight.float() + self.scale * updates).to(weight.dtype), bias)
-        added = [
-            torch.zeros_like(x) if part is None else part(F.dropout(x, self.dropout)) for part in parts
-        ]  # each with a mask of its own
+        # Each with a mask of its own.
+        added = [torch.zeros_like(x) if part is None else part(F.dropout(x, self.dropout)) for part in parts]
         return F.linear(x, weight, bias) + self.scale * torch.cat(added, dim=-1)
 
     def in_proj(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -129,21 +120,9 @@ class LoRA(nn.Module):
 
 
 class LoRACLIP(PromptedCLIP):
-    """A frozen CLIP with low-rank updates.
-
-    Args:
-        clip_model: The backbone.
-        tree: The sentences.
-        learner: The updates.
-        scale: See LOGIT_SCALE.
-    """
+    """A frozen CLIP with low-rank updates."""
 
     learner: LoRA
-
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: LoRA, scale: float) -> None:
-        super().__init__(clip_model, learner)
-        self.tree, self.scale = tree, scale
-        self.nothing = torch.zeros(0, clip_model.text_width, device=clip_model.device)  # no context
 
     @property
     def reads_frozen_features(self) -> bool:
@@ -153,17 +132,17 @@ class LoRACLIP(PromptedCLIP):
     def encode_text(self) -> torch.Tensor:
         """[C, E]."""
         updates = cast("list[Update]", list(self.learner.text))
-        return F.normalize(self.clip.encode_prompts(self.nothing, self.tree, updates=updates or None), dim=-1)
+        return F.normalize(self.clip.encode_prompts(None, self.tree, updates=updates or None), dim=-1)
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] -> [B, E], not normalised."""
         updates = cast("list[Update]", list(self.learner.vision))
-        return self.clip.encode_image(images, updates=updates or None)
+        return images if images.ndim == 2 else self.clip.encode_image(images, updates=updates or None)
 
-    def classify(self, image: torch.Tensor) -> Output:
-        """Image features [B, E] -> logits."""
-        text = self.text()
-        return Output(cosine_logits(image, text, self.scale), text, image)
+    def merged_weights(self) -> dict[str, torch.Tensor]:
+        """The backbone's weights with the updates added for good."""
+        towers = (self.learner.text, self.learner.vision)
+        return self.clip.merged_weights(*(cast("list[Update]", list(tower)) for tower in towers))
 
 
 @TRAINER_REGISTRY.register()
@@ -181,9 +160,7 @@ class CLIPLoRA(CLIPTrainer):
         if node.ENCODER != "text":
             self.check_vision_blocks()
             vision = (backbone.vision_layers, backbone.vision_width)
-        learner = LoRA(text, vision, rank=node.R, alpha=node.ALPHA, dropout=node.DROPOUT, projections=node.PARAMS).to(
-            self.device
-        )
+        learner = LoRA(text, vision, rank=node.R, alpha=node.ALPHA, dropout=node.DROPOUT, projections=node.PARAMS)
         tree = backbone.sentence_tree(fill(DEFAULT_TEMPLATE, self.classnames))
         self.model = LoRACLIP(backbone, tree, learner, node.LOGIT_SCALE)
         self.register("lora", learner)

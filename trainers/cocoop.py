@@ -11,22 +11,14 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
 
-from clip import FrozenCLIP, PromptTree
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .model import ContextLearner, Output, PromptedCLIP, cosine_logits
 
-RULES = {**context_rules("TRAINER.COCOOP"), "TRAINER.COCOOP.PREC": PRECISION_RULE}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.COCOOP with the published values."""
-    node = cfg.TRAINER.COCOOP = CfgNode()
-    add_context_config(node, n_ctx=4, ctx_init="a photo of a")
-    node.PREC = "fp16"
+add_config, RULES = declare("COCOOP", context_keys(n_ctx=4, ctx_init="a photo of a"))
 
 
 class PromptLearner(ContextLearner):
@@ -54,9 +46,11 @@ class CoCoOpModel(PromptedCLIP):
 
     learner: PromptLearner
 
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: PromptLearner) -> None:
-        super().__init__(clip_model, learner)
-        self.tree = tree
+    def contexts(self, image: torch.Tensor | None = None, label: int | None = None) -> dict[str, torch.Tensor]:
+        """The context before it is shifted, or an image's."""
+        if image is None:
+            return super().contexts()
+        return {"context of this image": self.learner.shifted(self.encode_image(image))[0]}
 
     def classify(self, image: torch.Tensor) -> Output:
         """Image features [B, E] -> logits by each image's own text features."""
@@ -72,6 +66,6 @@ class CoCoOp(CLIPTrainer):
 
     def build_model(self) -> None:
         """Build the context with its network and register both as published, as `prompt_learner`."""
-        learner = PromptLearner(self.initial_context(), self.clip.embed_dim).to(self.device)
+        learner = PromptLearner(self.initial_context(), self.clip.embed_dim)
         self.model = CoCoOpModel(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
         self.register("prompt_learner", learner)

@@ -8,29 +8,23 @@ at the end, in the middle (after M // 2 vectors) or in front.
 from __future__ import annotations
 
 import torch
-from yacs.config import CfgNode
 
 from clip import POSITIONS
 from dassl.config.check import one_of
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .model import ContextCLIP, ContextLearner
 
-RULES = {
-    **context_rules("TRAINER.COOP"),
-    "TRAINER.COOP.CLASS_TOKEN_POSITION": one_of(*POSITIONS),
-    "TRAINER.COOP.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.COOP with CoOp's values."""
-    node = cfg.TRAINER.COOP = CfgNode()
-    add_context_config(node, n_ctx=16, ctx_init="")
-    node.CSC = False  # a context of each class; random, since words give one for all
-    node.CLASS_TOKEN_POSITION = "end"  # end, middle, front
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "COOP",
+    {
+        **context_keys(n_ctx=16, ctx_init=""),
+        "CSC": (False, None),  # a context of each class; random, since words give one for all
+        "CLASS_TOKEN_POSITION": ("end", one_of(*POSITIONS)),
+    },
+)
 
 
 @TRAINER_REGISTRY.register()
@@ -38,6 +32,7 @@ class CoOp(CLIPTrainer):
     """Trainer of CoOp."""
 
     config_key = "COOP"
+    model: ContextCLIP
 
     def build_model(self) -> None:
         """Build the context and register it as CoOp does, as `prompt_learner`."""
@@ -49,20 +44,16 @@ class CoOp(CLIPTrainer):
             print(f"Contexts: one of each of {self.num_classes} classes")
             context = torch.randn(self.num_classes, *context.shape) * node.CTX_STD
         tree = self.clip.prompt_tree(self.classnames, context.shape[-2], node.CLASS_TOKEN_POSITION, own)
-        learner = ContextLearner(context).to(self.device)
+        learner = ContextLearner(context)
         self.model = ContextCLIP(self.clip, tree, learner)
+        self.model.owners = self.classnames if own else ()
         self.register("prompt_learner", learner)
 
     def convert_state_dict(self, name: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of contexts that belong to classes, those of the classes at hand, by name."""
         state_dict = super().convert_state_dict(name, state_dict)
         context = state_dict.get("ctx")
-        if (
-            isinstance(self.model, ContextCLIP)
-            and self.model.tree.class_rows
-            and context is not None
-            and context.ndim == 3
-        ):
+        if self.model.tree.class_rows and context is not None and context.ndim == 3:
             labels = self.labels_in_training()
             unknown = [c for c, label in zip(self.classnames, labels, strict=True) if label is None]
             if unknown:

@@ -5,34 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
-
-from clip import FrozenCLIP, PromptTree
-from dassl.config.check import Rule, at_least, between, empty, text
 
 from .base import CLIPTrainer
 from .model import PromptedCLIP
-
-
-def add_prompt_config(node: CfgNode, tokens: int, depth: int) -> None:
-    """Declare the published keys of tokens in both towers; n tokens, `depth` blocks."""
-    node.N_CTX_TEXT = tokens  # tokens a text block
-    node.N_CTX_VISION = tokens  # tokens an image block
-    node.CTX_INIT = "a photo of a"  # the first N_CTX_TEXT tokens start the context, the rest stays behind it
-    node.CTX_STD = 0.02  # of the tokens that are drawn
-    node.PROMPT_DEPTH_TEXT = depth  # text blocks with tokens of their own, the first included
-    node.PROMPT_DEPTH_VISION = depth  # image blocks likewise
-
-
-def prompt_rules(node: str) -> dict[str, Rule]:
-    """Rules of the keys that `add_prompt_config` declares."""
-    return {
-        **{f"{node}.{key}": at_least(1) for key in ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")},
-        f"{node}.N_CTX_VISION": between(1, 1000),
-        f"{node}.CTX_INIT": empty | text,
-        f"{node}.CTX_STD": at_least(0),
-        f"{node}.PROMPT_DEPTH_VISION": at_least(0),
-    }
 
 
 class DeepPromptLearner(nn.Module):
@@ -68,20 +43,9 @@ class DeepPromptLearner(nn.Module):
 
 
 class DeepPromptedCLIP(PromptedCLIP):
-    """A frozen CLIP with tokens in its blocks.
-
-    Args:
-        clip_model: The backbone.
-        tree: The prompts.
-        learner: The tokens; without a context the tree's sentences stand alone.
-    """
+    """A frozen CLIP with tokens in its blocks; without a context the prompts are whole sentences."""
 
     learner: DeepPromptLearner
-
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: DeepPromptLearner) -> None:
-        super().__init__(clip_model, learner)
-        self.tree = tree
-        self.nothing = torch.zeros(0, clip_model.text_width, device=clip_model.device)  # no context
 
     @property
     def reads_frozen_features(self) -> bool:
@@ -90,27 +54,26 @@ class DeepPromptedCLIP(PromptedCLIP):
 
     def encode_text(self) -> torch.Tensor:
         """[C, E]."""
-        context = self.nothing if self.learner.ctx is None else self.learner.ctx
-        return F.normalize(self.clip.encode_prompts(context, self.tree, deep=self.learner.text_tokens()), dim=-1)
+        text = self.clip.encode_prompts(self.learner.ctx, self.tree, deep=self.learner.text_tokens())
+        return F.normalize(text, dim=-1)
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] -> [B, E], not normalised."""
-        return self.clip.encode_image(images, self.learner.vision_tokens())
+        return images if images.ndim == 2 else self.clip.encode_image(images, self.learner.vision_tokens())
 
 
 def build_deep_prompts(trainer: CLIPTrainer, model: type[DeepPromptedCLIP] = DeepPromptedCLIP) -> DeepPromptedCLIP:
-    """The model, of the given class, that the keys of `add_prompt_config` ask for.
+    """The model, of the given class, that the keys of `prompt_keys` ask for.
 
     Raises:
         ValueError: More blocks than a tower has, or an image tower without blocks.
     """
     node, backbone = trainer.options, trainer.clip
-    trainer.check_depth("PROMPT_DEPTH_TEXT", node.PROMPT_DEPTH_TEXT, backbone.text_layers, "text")
+    trainer.check_depth("PROMPT_DEPTH_TEXT", "text")
     if node.PROMPT_DEPTH_VISION:
-        trainer.check_vision_blocks()
-        trainer.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, backbone.vision_layers, "image")
+        trainer.check_depth("PROMPT_DEPTH_VISION", "image")
     context, template = trainer.leading_context("N_CTX_TEXT")
     vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, backbone.vision_width)
-    learner = DeepPromptLearner(context, node.PROMPT_DEPTH_TEXT, vision, node.CTX_STD).to(trainer.device)
+    learner = DeepPromptLearner(context, node.PROMPT_DEPTH_TEXT, vision, node.CTX_STD)
     tree = backbone.prompt_tree(trainer.classnames, len(context), template=template)
     return model(backbone, tree, learner)

@@ -6,21 +6,13 @@ PROMPT_DEPTH_VISION 0 it is deep language prompting.
 
 from __future__ import annotations
 
-from yacs.config import CfgNode
-
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
-from .deep_prompts import add_prompt_config, build_deep_prompts, prompt_rules
+from .base import CLIPTrainer
+from .deep_prompts import build_deep_prompts
+from .keys import declare, prompt_keys
 
-RULES = {**prompt_rules("TRAINER.IVLP"), "TRAINER.IVLP.PREC": PRECISION_RULE}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.IVLP with the published values."""
-    node = cfg.TRAINER.IVLP = CfgNode()
-    add_prompt_config(node, tokens=2, depth=12)
-    node.PREC = "fp16"
+add_config, RULES = declare("IVLP", prompt_keys(tokens=2, depth=12))
 
 
 @TRAINER_REGISTRY.register()

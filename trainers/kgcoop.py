@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from yacs.config import CfgNode
 
 from dassl.config.check import at_least
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .losses import text_anchor_loss
 from .model import ContextCLIP, ContextLearner, Output
 from .templates import DEFAULT_TEMPLATE, KGCOOP
 
-RULES = {
-    **context_rules("TRAINER.KGCOOP"),
-    "TRAINER.KGCOOP.W": at_least(0),
-    "TRAINER.KGCOOP.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.KGCOOP with the published values."""
-    node = cfg.TRAINER.KGCOOP = CfgNode()
-    add_context_config(node, n_ctx=4, ctx_init="a photo of a")
-    node.W = 8.0  # weight of the distance from the hand-written prompts
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "KGCOOP",
+    {
+        **context_keys(n_ctx=4, ctx_init="a photo of a"),
+        "W": (8.0, at_least(0)),  # weight of the distance from the hand-written prompts
+    },
+)
 
 
 @TRAINER_REGISTRY.register()
@@ -42,7 +36,7 @@ class KgCoOp(CLIPTrainer):
 
     def build_model(self) -> None:
         """Encode the sentences, build the context and register it as published, as `prompt_learner`."""
-        learner = ContextLearner(self.initial_context()).to(self.device)
+        learner = ContextLearner(self.initial_context())
         self.teacher = self.sentence_features(KGCOOP.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE))[0]
         self.model = ContextCLIP(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
         self.register("prompt_learner", learner)

@@ -12,28 +12,21 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
 
-from clip import FrozenCLIP, PromptTree
 from dassl.config.check import at_least
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .model import PromptedCLIP
 
-RULES = {
-    **context_rules("TRAINER.MAPLE"),
-    "TRAINER.MAPLE.PROMPT_DEPTH": at_least(1),
-    "TRAINER.MAPLE.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.MAPLE with the published values."""
-    node = cfg.TRAINER.MAPLE = CfgNode()
-    add_context_config(node, n_ctx=2, ctx_init="a photo of a")  # its first N_CTX tokens start the context
-    node.PROMPT_DEPTH = 9  # blocks of both towers with tokens of their own, the first included
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "MAPLE",
+    {
+        **context_keys(n_ctx=2, ctx_init="a photo of a"),  # its first N_CTX tokens start the context
+        "PROMPT_DEPTH": (9, at_least(1)),  # blocks of both towers with tokens of their own, the first included
+    },
+)
 
 
 class MultiModalPromptLearner(nn.Module):
@@ -71,10 +64,6 @@ class MaPLeModel(PromptedCLIP):
 
     learner: MultiModalPromptLearner
 
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: MultiModalPromptLearner) -> None:
-        super().__init__(clip_model, learner)
-        self.tree = tree
-
     def encode_text(self) -> torch.Tensor:
         """[C, E]."""
         text = self.clip.encode_prompts(self.learner.ctx, self.tree, deep=self.learner.text_tokens())
@@ -93,13 +82,10 @@ class MaPLe(CLIPTrainer):
 
     def build_model(self) -> None:
         """Build the tokens and maps and register them as published, as `MultiModalPromptLearner`."""
-        node, depth = self.options, self.options.PROMPT_DEPTH
-        self.check_vision_blocks()
-        layers = min(self.clip.text_layers, self.clip.vision_layers)
-        self.check_depth("PROMPT_DEPTH", depth, layers, "smaller")
+        node = self.options
+        self.check_depth("PROMPT_DEPTH", "smaller")
         context, template = self.leading_context("N_CTX")
-        learner = MultiModalPromptLearner(context, self.clip.vision_width, depth, node.CTX_STD).to(self.device)
-        self.model = MaPLeModel(
-            self.clip, self.clip.prompt_tree(self.classnames, len(context), template=template), learner
-        )
+        learner = MultiModalPromptLearner(context, self.clip.vision_width, node.PROMPT_DEPTH, node.CTX_STD)
+        tree = self.clip.prompt_tree(self.classnames, len(context), template=template)
+        self.model = MaPLeModel(self.clip, tree, learner)
         self.register("MultiModalPromptLearner", learner)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,8 @@ from torch import nn
 from clip import FrozenCLIP, PromptTree
 
 
-class Output(NamedTuple):
+@dataclass
+class Output:
     """Result of a forward pass, the same type in every mode.
 
     Attributes:
@@ -44,30 +47,78 @@ class ContextLearner(nn.Module):
 class PromptedCLIP(nn.Module):
     """Base of the models: CLIP's logits of a method's text features and image features.
 
-    A method says `encode_text`, and what else it changes: `encode_image`, or `classify`.
+    A method says `encode_text`, and what else it changes: `encode_image`, `adapt` or `classify`.
 
     Args:
         clip_model: The backbone.
+        tree: The prompts of `encode_text`, where it has any.
         learner: The learnables.
+        scale: Factor on the cosines; None takes the backbone's.
     """
 
-    def __init__(self, clip_model: FrozenCLIP, learner: nn.Module) -> None:
+    tree: PromptTree
+
+    def __init__(
+        self, clip_model: FrozenCLIP, tree: PromptTree | None, learner: nn.Module, scale: float | None = None
+    ) -> None:
         super().__init__()
         self.clip, self.learner = clip_model, learner
+        self.tree = tree  # type: ignore[assignment]
+        self.own_scale = scale
         self._cached: tuple[Any, torch.Tensor] | None = None
 
     @property
     def reads_frozen_features(self) -> bool:
-        """Whether the image tower stays as it is, so that its features can be computed once for all methods."""
+        """Whether the image tower stays as it is; then features that other runs computed may replace images."""
         return type(self).encode_image is PromptedCLIP.encode_image
+
+    @property
+    def scale(self) -> torch.Tensor | float:
+        """Factor on the cosines."""
+        return self.clip.logit_scale if self.own_scale is None else self.own_scale
+
+    @property
+    def text_is_fixed(self) -> bool:
+        """Whether the text features are the same for all images."""
+        return type(self).encode_text is not PromptedCLIP.encode_text
+
+    @property
+    def is_text_alone(self) -> bool:
+        """Whether text features and scale are all that a method changes: CLIP's own image tower does the rest."""
+        own = [getattr(type(self), name) is getattr(PromptedCLIP, name) for name in ("classify", "adapt")]
+        return self.text_is_fixed and self.reads_frozen_features and all(own)
 
     def encode_text(self) -> torch.Tensor:
         """Text features of all classes, [C, E], normalised."""
         raise NotImplementedError
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> [B, E], not normalised."""
-        return self.clip.encode_image(images)
+        """[B, 3, H, W] -> [B, E], not normalised; features [B, E] of the frozen tower stay as they are."""
+        return images if images.ndim == 2 else self.clip.encode_image(images)
+
+    def contexts(self, image: torch.Tensor | None = None, label: int | None = None) -> dict[str, torch.Tensor]:
+        """The vectors that stand in the prompts where words could stand, by name; empty where a method has none.
+
+        Those before the first text block: they live among CLIP's token embeddings. What takes their place between
+        blocks does not, and is left out.
+
+        Args:
+            image: [1, 3, H, W], for contexts that depend on it: then this image's.
+            label: For contexts that belong to one class each: then this class's alone.
+
+        Returns:
+            [M, Dt] each.
+        """
+        context = getattr(self.learner, "ctx", None)
+        return {} if context is None else {"context": context}
+
+    def adapt(self, image: torch.Tensor) -> torch.Tensor:
+        """Image features [B, E], as `encode_image` gives them -> those that the logits are made of."""
+        return image
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> what the logits are made of, [B, E], not normalised."""
+        return self.adapt(self.encode_image(images))
 
     def text(self) -> torch.Tensor:
         """`encode_text`; while nothing is learned, it is computed once for all batches."""
@@ -82,26 +133,26 @@ class PromptedCLIP(nn.Module):
 
     def classify(self, image: torch.Tensor) -> Output:
         """Image features [B, E], as `encode_image` gives them -> logits."""
-        text = self.text()
-        return Output(cosine_logits(image, text, self.clip.logit_scale), text, image)
+        image, text = self.adapt(image), self.text()
+        return Output(cosine_logits(image, text, self.scale), text, image)
 
     def forward(self, images: torch.Tensor) -> Output:
-        """[B, 3, H, W] -> logits and the features that they are made of."""
+        """What `encode_image` takes -> logits and the features that they are made of."""
         return self.classify(self.encode_image(images))
 
 
 class ContextCLIP(PromptedCLIP):
-    """A frozen CLIP with a context that is the same for all images.
+    """A frozen CLIP with a context, what the learner gives when it is called, that is the same for all images."""
 
-    Args:
-        clip_model: The backbone.
-        tree: The prompts.
-        learner: Gives the context when it is called.
-    """
+    owners: Sequence[str] = ()  # names of the classes, where each has a context of its own
 
-    def __init__(self, clip_model: FrozenCLIP, tree: PromptTree, learner: ContextLearner) -> None:
-        super().__init__(clip_model, learner)
-        self.tree = tree
+    def contexts(self, image: torch.Tensor | None = None, label: int | None = None) -> dict[str, torch.Tensor]:
+        """As the prompts get it, or each class's own."""
+        context = self.learner()
+        if not self.owners:
+            return {"context": context}
+        labels = range(len(self.owners)) if label is None else [label]
+        return {f"context of class {i}, {self.owners[i]}": context[i] for i in labels}
 
     def encode_text(self) -> torch.Tensor:
         """[C, E]."""
@@ -115,10 +166,13 @@ class FixedText(PromptedCLIP):
         clip_model: The backbone.
         text: [C, E], normalised.
         learner: What else is learned; None: nothing.
+        scale: See `PromptedCLIP`.
     """
 
-    def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: nn.Module | None = None) -> None:
-        super().__init__(clip_model, learner or nn.Module())
+    def __init__(
+        self, clip_model: FrozenCLIP, text: torch.Tensor, learner: nn.Module | None = None, scale: float | None = None
+    ) -> None:
+        super().__init__(clip_model, None, learner or nn.Module(), scale)
         self.fixed = text
 
     def encode_text(self) -> torch.Tensor:
@@ -160,5 +214,6 @@ def cosine_logits(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor |
     Returns:
         [B, C].
     """
-    image = F.normalize(image.float(), dim=-1)
-    return scale * image @ text.t() if text.ndim == 2 else scale * torch.einsum("be,bce->bc", image, text)
+    with torch.autocast(image.device.type, enabled=False):  # in half, logits near 30 would have steps of 1/64 to 1/8
+        image, text = F.normalize(image.float(), dim=-1), text.float()
+        return scale * image @ text.t() if text.ndim == 2 else scale * torch.einsum("be,bce->bc", image, text)

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from yacs.config import CfgNode
 
 from dassl.config.check import between
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .model import ContextCLIP, ContextLearner
 
-RULES = {**context_rules("TRAINER.PRE"), "TRAINER.PRE.LAYERS": between(1, 100), "TRAINER.PRE.PREC": PRECISION_RULE}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.PRE."""
-    node = cfg.TRAINER.PRE = CfgNode()
-    add_context_config(node, n_ctx=4, ctx_init="a photo of a")
-    node.LAYERS = 1  # of the LSTM
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "PRE",
+    {**context_keys(n_ctx=4, ctx_init="a photo of a"), "LAYERS": (1, between(1, 100))},  # LAYERS of the LSTM
+)
 
 
 class PromptLearner(ContextLearner):
@@ -58,6 +53,6 @@ class PRE(CLIPTrainer):
 
     def build_model(self) -> None:
         """Build the context with its encoder and register both as `prompt_learner`."""
-        learner = PromptLearner(self.initial_context(), self.options.LAYERS).to(self.device)
+        learner = PromptLearner(self.initial_context(), self.options.LAYERS)
         self.model = ContextCLIP(self.clip, self.clip.prompt_tree(self.classnames, len(learner.ctx)), learner)
         self.register("prompt_learner", learner)

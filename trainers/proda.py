@@ -15,7 +15,8 @@ of public ports.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,41 +26,26 @@ from clip import FrozenCLIP
 from dassl.config.check import at_least, between
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
-from .model import ContextLearner, PromptedCLIP, cosine_logits
+from .base import CLIPTrainer
+from .keys import declare
+from .model import ContextLearner, Output, PromptedCLIP, cosine_logits
 
-RULES = {
-    **{f"TRAINER.PRODA.{key}": at_least(1) for key in ("N_CTX", "PROMPT_BATCH")},
-    "TRAINER.PRODA.N_PROMPT": between(1, 1000),
-    **{f"TRAINER.PRODA.{key}": at_least(0) for key in ("CTX_STD", "ALPHA")},
-    "TRAINER.PRODA.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.PRODA with the published values."""
-    node = cfg.TRAINER.PRODA = CfgNode()
-    node.N_CTX = 16  # context tokens M
-    node.CTX_STD = 0.02
-    node.N_PROMPT = 32  # P
-    node.PROMPT_BATCH = 4  # prompts of a step; divides N_PROMPT
-    node.ALPHA = 0.1  # weight of the prompts' orthogonality
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "PRODA",
+    {
+        "N_CTX": (16, at_least(1)),  # context tokens M
+        "CTX_STD": (0.02, at_least(0)),
+        "N_PROMPT": (32, between(1, 1000)),  # P
+        "PROMPT_BATCH": (4, at_least(1)),  # prompts of a step; divides N_PROMPT
+        "ALPHA": (0.1, at_least(0)),  # weight of the prompts' orthogonality
+    },
+)
 
 
-class ProDAOutput(NamedTuple):
-    """Result of a forward pass in training.
+@dataclass
+class ProDAOutput(Output):
+    """Of a step; `text` is [C, n, E], of its prompts, `bare` [P, E], of all prompts without a class, normalised."""
 
-    Attributes:
-        logits: [B, C], s f mu.
-        text: [C, n, E], features of the step's prompts, normalised.
-        image: [B, E], not normalised.
-        bare: [P, E], features of all prompts without a class, normalised.
-    """
-
-    logits: torch.Tensor
-    text: torch.Tensor
-    image: torch.Tensor
     bare: torch.Tensor
 
 
@@ -105,13 +91,13 @@ class ProDAModel(PromptedCLIP):
     learner: ContextLearner
 
     def __init__(self, clip_model: FrozenCLIP, classnames: Sequence[str], learner: ContextLearner) -> None:
-        super().__init__(clip_model, learner)
+        super().__init__(clip_model, None, learner)
         count, tokens, _ = learner.ctx.shape
         quarter = count // 4
         self.positions = ["front"] * quarter + ["middle"] * quarter + ["end"] * (count - 2 * quarter)
         self.trees = {p: clip_model.prompt_tree(classnames, tokens, p) for p in dict.fromkeys(self.positions)}
         self.bare = clip_model.sentence_tree(["."])  # the context, a full stop
-        self.chosen: torch.Tensor | None = None  # prompts of the step; None: all
+        self.chosen: Sequence[int] = range(count)  # prompts of the step
 
     def encode_set(self, prompts: Sequence[int]) -> torch.Tensor:
         """Text features of some prompts, [C, n, E], normalised."""
@@ -126,14 +112,21 @@ class ProDAModel(PromptedCLIP):
         """The mean over all prompts, [C, E]; not normalised again."""
         return self.encode_set(range(len(self.positions))).mean(1)
 
-    def classify(self, image: torch.Tensor) -> Any:
-        """Image features [B, E] -> `Output`, or with gradients `ProDAOutput`."""
+    def contexts(self, image: torch.Tensor | None = None, label: int | None = None) -> dict[str, torch.Tensor]:
+        """All P, and where the class name stands in each."""
+        pairs = zip(self.positions, self.learner.ctx, strict=True)
+        return {
+            f"context {p + 1}, name {'at the' if at == 'end' else 'in'} {at}": ctx for p, (at, ctx) in enumerate(pairs)
+        }
+
+    def forward(self, images: torch.Tensor) -> Output:
+        """[B, 3, H, W] -> `Output`, with gradients `ProDAOutput`."""
+        image = self.encode_image(images)
         if not torch.is_grad_enabled():
-            return super().classify(image)
-        prompts = list(range(len(self.positions))) if self.chosen is None else self.chosen.tolist()
-        text = self.encode_set(prompts)
+            return self.classify(image)
+        text = self.encode_set(self.chosen)
         bare = F.normalize(self.clip.encode_prompts(self.learner.ctx, self.bare), dim=-1).squeeze(1)
-        return ProDAOutput(cosine_logits(image, text.mean(1), self.clip.logit_scale), text, image, bare)
+        return ProDAOutput(cosine_logits(image, text.mean(1), self.scale), text, image, bare)
 
 
 @TRAINER_REGISTRY.register()
@@ -141,6 +134,7 @@ class ProDA(CLIPTrainer):
     """Trainer of ProDA."""
 
     config_key = "PRODA"
+    model: ProDAModel
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse prompts that cannot take turns."""
@@ -158,7 +152,7 @@ class ProDA(CLIPTrainer):
         self.check_room("N_CTX", node.N_CTX)
         context = torch.randn(node.N_PROMPT, node.N_CTX, self.clip.text_width) * node.CTX_STD
         print(f"Contexts: {node.N_PROMPT} of {node.N_CTX} tokens from random vectors, {node.PROMPT_BATCH} a step")
-        learner = ContextLearner(context).to(self.device)
+        learner = ContextLearner(context)
         self.model = ProDAModel(self.clip, self.classnames, learner)
         self.register("prompt_learner", learner)
 
@@ -166,9 +160,9 @@ class ProDA(CLIPTrainer):
         """One step with the prompts whose turn it is: all take part before one does again, in a new order each time."""
         node, step = self.options, self.epoch * self.num_batches + self.batch_idx
         turn, place = divmod(step, node.N_PROMPT // node.PROMPT_BATCH)
-        generator = torch.Generator().manual_seed(max(0, self.cfg.SEED) * 1_000_003 + turn)  # the same after a resume
+        generator = torch.Generator().manual_seed(self.cfg.SEED * 1_000_003 + turn)  # the same after a resume
         order = torch.randperm(node.N_PROMPT, generator=generator)
-        self.model.chosen = order[place * node.PROMPT_BATCH : (place + 1) * node.PROMPT_BATCH].sort().values
+        self.model.chosen = sorted(order[place * node.PROMPT_BATCH :][: node.PROMPT_BATCH].tolist())
         return super().forward_backward(batch)
 
     def loss_parts(self, output: ProDAOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -10,36 +10,26 @@ The context starts from the words of the teacher's sentence in its last rows, wi
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from yacs.config import CfgNode
 
 import clip
-from dassl.config.check import Rule, at_least, positive
+from dassl.config.check import at_least, positive
 from dassl.engine import TRAINER_REGISTRY
-from dassl.metrics import compute_accuracy
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .model import ContextCLIP, ContextLearner, Output, cosine_logits
 from .templates import DEFAULT_TEMPLATE, PROGRAD
 
-RULES: dict[str, Rule] = {
-    **context_rules("TRAINER.PROGRAD"),
-    "TRAINER.PROGRAD.LAMBDA": at_least(0),
-    "TRAINER.PROGRAD.T": positive,
-    "TRAINER.PROGRAD.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.PROGRAD with the published values."""
-    node = cfg.TRAINER.PROGRAD = CfgNode()
-    add_context_config(node, n_ctx=16, ctx_init="auto")  # auto: the words of the teacher's sentence
-    node.LAMBDA = 1.0  # how much of the part that points against the general gradient is taken out
-    node.T = 1.0  # temperature of both softmaxes
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "PROGRAD",
+    {
+        **context_keys(n_ctx=16, ctx_init="auto"),  # auto: the words of the teacher's sentence
+        "LAMBDA": (1.0, at_least(0)),  # how much of the part that points against the general gradient is taken out
+        "T": (1.0, positive),  # temperature of both softmaxes
+    },
+)
 
 
 def soft_cross_entropy(logits: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -84,7 +74,7 @@ class ProGrad(CLIPTrainer):
         """Encode the teacher's sentences, build the context and register it as published, as `prompt_learner`."""
         sentence = PROGRAD.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE)
         context, template = self._start(sentence)
-        learner = ContextLearner(context).to(self.device)
+        learner = ContextLearner(context)
         tree = self.clip.prompt_tree(self.classnames, len(context), template=template)
         self.teacher = F.normalize(self.sentence_features(sentence)[0], dim=-1)
         self.model = ContextCLIP(self.clip, tree, learner)
@@ -112,18 +102,12 @@ class ProGrad(CLIPTrainer):
         print(f'Context: {node.N_CTX} tokens, the last {count} from "{words}"')
         return context, template
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step along the projected gradient."""
-        (images,), label = self.parse_batch_train(batch)
-        with self.autocast():
-            output: Output = self.model(images)
-            teacher = cosine_logits(output.image, self.teacher, self.clip.logit_scale)
-        ce = F.cross_entropy(output.logits, label)
+    def loss_parts(self, output: Output, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross-entropy and the general loss, whose gradient is kept for `before_step`."""
+        teacher = cosine_logits(output.image, self.teacher, self.clip.logit_scale)
         general = soft_cross_entropy(output.logits, teacher, self.options.T)
         self.general = self.model_gradients(general, retain_graph=True)
-        parts = {"loss": ce, "loss_general": general}
-        self.model_backward_and_update(ce, parts=parts)
-        return {**{k: v.detach() for k, v in parts.items()}, "acc": compute_accuracy(output.logits, label)[0]}
+        return {"loss": F.cross_entropy(output.logits, label), "loss_general": general}
 
     def before_step(self, name: str) -> None:
         """Take out what points against the general gradient."""

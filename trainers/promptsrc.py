@@ -11,51 +11,35 @@ over epochs, is the engine's OPTIM.AVERAGE.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from yacs.config import CfgNode
 
 from dassl.config.check import at_least, one_of
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
-from .deep_prompts import DeepPromptedCLIP, add_prompt_config, build_deep_prompts, prompt_rules
-from .model import cosine_logits
+from .base import CLIPTrainer
+from .deep_prompts import DeepPromptedCLIP, build_deep_prompts
+from .keys import declare, prompt_keys
+from .model import Output, PromptedCLIP, cosine_logits
 from .templates import ENSEMBLES, ensemble
 
-RULES = {
-    **prompt_rules("TRAINER.PROMPTSRC"),
-    **{f"TRAINER.PROMPTSRC.{key}": at_least(0) for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT")},
-    "TRAINER.PROMPTSRC.TEMPLATES": one_of(*ENSEMBLES),
-    "TRAINER.PROMPTSRC.PREC": PRECISION_RULE,
-}
+add_config, RULES = declare(
+    "PROMPTSRC",
+    {
+        **prompt_keys(tokens=4, depth=9),
+        "TEXT_LOSS_WEIGHT": (25.0, at_least(0)),
+        "IMAGE_LOSS_WEIGHT": (10.0, at_least(0)),
+        "TEMPLATES": ("promptsrc", one_of(*ENSEMBLES)),  # the teacher's sentences: promptsrc (60), clip7, clip80
+    },
+)
 
 
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.PROMPTSRC with the published values."""
-    node = cfg.TRAINER.PROMPTSRC = CfgNode()
-    add_prompt_config(node, tokens=4, depth=9)
-    node.TEXT_LOSS_WEIGHT = 25.0
-    node.IMAGE_LOSS_WEIGHT = 10.0
-    node.TEMPLATES = "promptsrc"  # the teacher's sentences: promptsrc (60), clip7, clip80
-    node.PREC = "fp16"
+@dataclass
+class PromptSRCOutput(Output):
+    """With `frozen_image`, [B, E], of the frozen tower, not normalised."""
 
-
-class PromptSRCOutput(NamedTuple):
-    """Result of a forward pass in training.
-
-    Attributes:
-        logits: [B, C].
-        text: [C, E], normalised.
-        image: [B, E], not normalised.
-        frozen_image: [B, E], of the frozen tower, not normalised.
-    """
-
-    logits: torch.Tensor
-    text: torch.Tensor
-    image: torch.Tensor
     frozen_image: torch.Tensor
 
 
@@ -81,11 +65,11 @@ def self_regulation(
 class PromptSRCModel(DeepPromptedCLIP):
     """`DeepPromptedCLIP` that in training also gives the frozen image features of the same images."""
 
-    def forward(self, images: torch.Tensor) -> PromptSRCOutput:  # type: ignore[override]
+    def forward(self, images: torch.Tensor) -> PromptSRCOutput:
         """[B, 3, H, W] -> logits and features."""
         output = super().forward(images)
-        frozen = self.clip.encode_image(images) if torch.is_grad_enabled() else output.image
-        return PromptSRCOutput(*output, frozen)
+        frozen = PromptedCLIP.encode_image(self, images) if torch.is_grad_enabled() else output.image
+        return PromptSRCOutput(**vars(output), frozen_image=frozen)
 
 
 @TRAINER_REGISTRY.register()

@@ -15,32 +15,25 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
-from yacs.config import CfgNode
 
 from clip import FrozenCLIP, PromptTree
 from dassl.config.check import at_least
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from .base import CLIPTrainer
+from .keys import context_keys, declare
 from .losses import text_anchor_loss
 from .model import ContextLearner, Output, PromptedCLIP
 from .templates import DEFAULT_TEMPLATE, TCP_STUDENT, TCP_TEACHER
 
-RULES = {
-    **context_rules("TRAINER.TCP"),
-    "TRAINER.TCP.W": at_least(0),
-    "TRAINER.TCP.BLOCK": at_least(1),
-    "TRAINER.TCP.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.TCP with the published values."""
-    node = cfg.TRAINER.TCP = CfgNode()
-    add_context_config(node, n_ctx=4, ctx_init="")
-    node.W = 8.0  # weight of the distance from the hand-written prompts
-    node.BLOCK = 8  # index, from 0, of the text block that the class prompts come before
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "TCP",
+    {
+        **context_keys(n_ctx=4, ctx_init=""),
+        "W": (8.0, at_least(0)),  # weight of the distance from the hand-written prompts
+        "BLOCK": (8, at_least(1)),  # index, from 0, of the text block that the class prompts come before
+    },
+)
 
 
 class QuickGELU(nn.Module):
@@ -86,8 +79,8 @@ class TCPModel(PromptedCLIP):
     def __init__(
         self, clip_model: FrozenCLIP, tree: PromptTree, learner: PromptLearner, teacher: torch.Tensor, block: int
     ) -> None:
-        super().__init__(clip_model, learner)
-        self.tree, self.teacher, self.block = tree, teacher, block
+        super().__init__(clip_model, tree, learner)
+        self.teacher, self.block = teacher, block
 
     def encode_text(self) -> torch.Tensor:
         """[C, E]."""
@@ -113,7 +106,7 @@ class TCP(CLIPTrainer):
         context = self.initial_context(template)
         tree = self.clip.prompt_tree(self.classnames, len(context), template=template)
         teacher = F.normalize(self.sentence_features(TCP_TEACHER.get(name, DEFAULT_TEMPLATE))[0], dim=-1)
-        learner = PromptLearner(context, self.clip.embed_dim).to(self.device)
+        learner = PromptLearner(context, self.clip.embed_dim)
         self.teacher = teacher
         self.model = TCPModel(self.clip, tree, learner, teacher, node.BLOCK)
         self.register("prompt_learner", learner)

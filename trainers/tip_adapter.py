@@ -20,48 +20,42 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
-from yacs.config import CfgNode
 
-from clip import FrozenCLIP
 from dassl.config.check import Rule, at_least, empty, one_of, positive
-from dassl.data import build_data_loader
+from dassl.data import DatasetWrapper
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.distributed import broadcast_module
+from dassl.utils.distributed import broadcast_module, gather_lists
 
-from .base import PRECISION_RULE, CLIPTrainer
+from .base import CLIPTrainer
+from .keys import declare
 from .model import FixedText, Output, cosine_logits
 from .templates import DEFAULT_TEMPLATE, ENSEMBLES, TEMPLATES, ensemble
 
-_KEY = "TRAINER.TIPADAPTER"
-RULES = {
-    f"{_KEY}.AUGMENT_EPOCH": at_least(1),
-    f"{_KEY}.TEMPLATES": one_of("auto", *ENSEMBLES),
-    f"{_KEY}.INIT_ALPHA": at_least(0),
-    f"{_KEY}.INIT_BETA": positive,
-    f"{_KEY}.SEARCH_SCALE": empty
-    | Rule("two numbers above 0.1, the largest beta and alpha", lambda v: len(v) == 2 and min(v) > 0.1),
-    f"{_KEY}.SEARCH_STEP": Rule(
-        "two whole numbers from 1 to 10000, how many betas and alphas",
-        lambda v: len(v) == 2 and all(type(x) is int and 1 <= x <= 10_000 for x in v),
-    ),
-    f"{_KEY}.LOGIT_SCALE": positive,
-    f"{_KEY}.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.TIPADAPTER, for both trainers, with the published values."""
-    node = cfg.TRAINER.TIPADAPTER = CfgNode()
-    node.AUGMENT_EPOCH = 10  # augmented views a training image
-    node.TEMPLATES = "auto"  # auto: CoOp's sentence for the data set; clip7 (published for ImageNet), clip80
-    node.INIT_ALPHA = 1.0  # alpha while F trains
-    node.INIT_BETA = 1.0
-    node.SEARCH_SCALE = (7.0, 3.0)  # largest beta and alpha that are tried on the validation images; (): keep INIT_*
-    node.SEARCH_STEP = (200, 20)  # how many of each
-    node.LOGIT_SCALE = 100.0
-    node.PREC = "fp16"
+add_config, RULES = declare(  # for both trainers
+    "TIPADAPTER",
+    {
+        "AUGMENT_EPOCH": (10, at_least(1)),  # augmented views a training image
+        # auto: CoOp's sentence for the data set; clip7 (published for ImageNet), clip80
+        "TEMPLATES": ("auto", one_of("auto", *ENSEMBLES)),
+        "INIT_ALPHA": (1.0, at_least(0)),  # alpha while F trains
+        "INIT_BETA": (1.0, positive),
+        "SEARCH_SCALE": (  # largest beta and alpha that are tried on the validation images; (): keep INIT_*
+            (7.0, 3.0),
+            empty | Rule("two numbers above 0.1, the largest beta and alpha", lambda v: len(v) == 2 and min(v) > 0.1),
+        ),
+        "SEARCH_STEP": (  # how many of each
+            (200, 20),
+            Rule(
+                "two whole numbers from 1 to 10000, how many betas and alphas",
+                lambda v: len(v) == 2 and all(type(x) is int and 1 <= x <= 10_000 for x in v),
+            ),
+        ),
+        "LOGIT_SCALE": (100.0, positive),
+    },
+)
 
 
 class Bank(nn.Module):
@@ -109,21 +103,10 @@ def votes(affinity: torch.Tensor, values: torch.Tensor, alpha: Any, beta: Any) -
 
 
 class TipCLIP(FixedText):
-    """A frozen CLIP with a bank of training features.
-
-    Args:
-        clip_model: The backbone.
-        text: [C, E], normalised.
-        learner: The bank.
-        scale: See LOGIT_SCALE.
-    """
+    """A frozen CLIP with a bank of training features."""
 
     learner: Bank
-
-    def __init__(self, clip_model: FrozenCLIP, text: torch.Tensor, learner: Bank, scale: float) -> None:
-        super().__init__(clip_model, text, learner)
-        self.scale = scale
-        self.label_of: torch.Tensor | None = None  # class at hand (or -1) of each class of the training
+    label_of: torch.Tensor | None = None  # class at hand (or -1) of each class of the training
 
     def values(self) -> torch.Tensor:
         """One-hot labels of the keys among the classes at hand, [N, C]."""
@@ -143,19 +126,23 @@ class _TipTrainer(CLIPTrainer):
     """What both trainers share: building the bank, and the search."""
 
     config_key = "TIPADAPTER"
+    trains_keys = False
     model: TipCLIP
 
     def build_model(self) -> None:
-        """Encode the sentences and make room for the bank."""
+        """Encode the sentences, make room for the bank and register it as `tip_adapter`."""
         node = self.options
-        own = (TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE),)
-        sentences = own if node.TEMPLATES == "auto" else ensemble(node.TEMPLATES)
+        own = TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE)
+        sentences = (own,) if node.TEMPLATES == "auto" else ensemble(node.TEMPLATES)
         text = F.normalize(F.normalize(self.sentence_features(*sentences), dim=-1).mean(0), dim=-1)
         images = self.dm.dataset.train_x or []
         learner = Bank(len(images), self.clip.embed_dim, node.INIT_ALPHA, node.INIT_BETA).to(self.device)
         self.model = TipCLIP(self.clip, text, learner, node.LOGIT_SCALE)
         print(f"Bank: {len(images):,} training images")
-        self.register_bank(learner)
+        if self.trains_keys:
+            self.register("tip_adapter", learner)
+        else:  # nothing of it has a gradient
+            self.register_model("tip_adapter", learner)
 
     def before_train(self) -> None:
         """Refuse a search without validation images before anything long."""
@@ -163,29 +150,25 @@ class _TipTrainer(CLIPTrainer):
             name = self.cfg.DATASET.NAME
             raise ValueError(
                 f"{type(self).__name__} chooses alpha and beta on validation images, and {name} has none of its own "
-                f"here; {_KEY}.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images never choose)"
+                f"here; TRAINER.TIPADAPTER.SEARCH_SCALE () keeps INIT_ALPHA and INIT_BETA (the test images "
+                "never choose)"
             )
         super().before_train()
-
-    def register_bank(self, learner: Bank) -> None:
-        """Register the bank as `tip_adapter`."""
-        self.register_model("tip_adapter", learner, None, None)
 
     @torch.no_grad()
     def fill_bank(self) -> None:
         """Features of the training images; the same whatever the number of workers."""
-        cfg, bank, images = self.cfg, self.model.learner, self.dm.dataset.train_x
-        size = cfg.DATALOADER.TEST.BATCH_SIZE
-        loader = build_data_loader(cfg, "SequentialSampler", images, size, tfm=build_transform(cfg, is_train=True))
-        loader = torch.utils.data.DataLoader(loader.dataset, size, num_workers=loader.num_workers)  # drops no image
+        cfg, node, bank = self.cfg, self.cfg.DATALOADER, self.model.learner
+        data = DatasetWrapper(cfg, self.dataset.train_x or [], build_transform(cfg, is_train=True), is_train=True)
+        loader = DataLoader(data, node.TEST.BATCH_SIZE, num_workers=node.NUM_WORKERS)  # drops no image
         sums = torch.zeros_like(bank.keys)
-        for epoch in tqdm(range(self.options.AUGMENT_EPOCH), desc="filling the bank", leave=False):
-            loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
-            for batch in loader:
-                with self.autocast():
-                    features = self.clip.encode_image(batch["img"].to(self.device))
-                sums[batch["index"].to(self.device)] += features
-                bank.labels[batch["index"].to(self.device)] = batch["label"].to(self.device)
+        epochs = range(self.options.AUGMENT_EPOCH)
+        for epoch in tqdm(epochs, desc="filling the bank", leave=False, disable=not self.shows_bars):
+            data.set_epoch(epoch)
+            for batch in self.with_features(loader):
+                index = batch["index"].to(self.device)
+                sums[index] += batch["img"].to(self.device)
+                bank.labels[index] = batch["label"].to(self.device)
         bank.keys.copy_(F.normalize(sums, dim=-1))
         broadcast_module(bank)
 
@@ -200,9 +183,10 @@ class _TipTrainer(CLIPTrainer):
         features, labels = [], []
         for input, label in self.test_inputs("val", self.val_loader):
             with self.autocast():
-                features.append(input if input.ndim == 2 else self.clip.encode_image(input))
-            labels.append(label)
-        image, label = F.normalize(torch.cat(features), dim=-1), torch.cat(labels)
+                features.append(self.model.encode_image(input).cpu())
+            labels.append(label.cpu())
+        image, label = (torch.cat(gather_lists(parts)).to(self.device) for parts in (features, labels))
+        image = F.normalize(image, dim=-1)
         affinity, values = image @ bank.keys.t(), self.model.values()
         base = cosine_logits(image, self.model.fixed, self.model.scale)
         best = (-1.0, 0.0, 0.0)
@@ -216,23 +200,19 @@ class _TipTrainer(CLIPTrainer):
                 right = ((base + alpha * added).argmax(-1) == label).float().mean().item()
                 if right > best[0]:
                     best = (right, alpha, beta)
-        bank.alpha.fill_(best[1])
-        bank.beta.fill_(best[2])
-        print(
-            f"Validation images choose alpha {best[1]:.3f}, beta {best[2]:.3f}: {100 * best[0]:.2f} % of {len(label)}"
-        )
+        share, alpha, beta = best
+        bank.alpha.fill_(alpha)
+        bank.beta.fill_(beta)
+        print(f"Validation images choose alpha {alpha:.3f}, beta {beta:.3f}: {100 * share:.2f} % of {len(label)}")
 
     def convert_state_dict(self, name: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Make room for the bank, and find its classes among those at hand, by name."""
         state_dict = super().convert_state_dict(name, state_dict)
         if "keys" in state_dict:
             self.model.learner.resize(len(state_dict["keys"]))
-        label_of = [-1] * len(self.trained_classes)
         trained = self.labels_in_training()
-        for label, before in enumerate(trained):
-            if before is not None:
-                label_of[before] = label
-        self.model.label_of = torch.tensor(label_of, device=self.device)
+        labels = [trained.index(i) if i in trained else -1 for i in range(len(self.trained_classes))]
+        self.model.label_of = torch.tensor(labels, device=self.device)
         if missing := trained.count(None):
             print(f"The bank holds no images of {missing} of {self.num_classes} classes: these have the prompts alone")
         return state_dict
@@ -252,9 +232,7 @@ class TipAdapter(_TipTrainer):
 class TipAdapterF(_TipTrainer):
     """Tip-Adapter-F: the bank's keys are trained."""
 
-    def register_bank(self, learner: Bank) -> None:
-        """Register the bank as `tip_adapter`, with its optimiser."""
-        self.register("tip_adapter", learner)
+    trains_keys = True
 
     def before_epoch(self) -> None:
         """The bank is filled before the first epoch."""

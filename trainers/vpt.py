@@ -6,30 +6,22 @@ Trained with cross-entropy.
 
 from __future__ import annotations
 
-from yacs.config import CfgNode
-
 from dassl.config.check import at_least, between
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
+from .base import CLIPTrainer
 from .deep_prompts import DeepPromptedCLIP, DeepPromptLearner
+from .keys import declare
 from .templates import DEFAULT_TEMPLATE, fill
 
-RULES = {
-    "TRAINER.VPT.N_CTX_VISION": between(1, 1000),
-    "TRAINER.VPT.PROMPT_DEPTH_VISION": at_least(1),
-    "TRAINER.VPT.CTX_STD": at_least(0),
-    "TRAINER.VPT.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.VPT with the published values."""
-    node = cfg.TRAINER.VPT = CfgNode()
-    node.N_CTX_VISION = 8  # tokens a block
-    node.PROMPT_DEPTH_VISION = 12  # image blocks with tokens of their own; 1: shallow
-    node.CTX_STD = 0.02
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "VPT",
+    {
+        "N_CTX_VISION": (8, between(1, 1000)),  # tokens a block
+        "PROMPT_DEPTH_VISION": (12, at_least(1)),  # image blocks with tokens of their own; 1: shallow
+        "CTX_STD": (0.02, at_least(0)),
+    },
+)
 
 
 @TRAINER_REGISTRY.register()
@@ -41,10 +33,9 @@ class VPT(CLIPTrainer):
     def build_model(self) -> None:
         """Build the tokens and register them as `prompts`."""
         node = self.options
-        self.check_vision_blocks()
-        self.check_depth("PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, self.clip.vision_layers, "image")
+        self.check_depth("PROMPT_DEPTH_VISION", "image")
         vision = (node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, self.clip.vision_width)
-        learner = DeepPromptLearner(None, 0, vision, node.CTX_STD).to(self.device)
+        learner = DeepPromptLearner(None, 0, vision, node.CTX_STD)
         tree = self.clip.sentence_tree(fill(DEFAULT_TEMPLATE, self.classnames))
         self.model = DeepPromptedCLIP(self.clip, tree, learner)
         self.register("prompts", learner)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from yacs.config import CfgNode
 
 from dassl.config.check import Rule, one_of
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISION_RULE, CLIPTrainer
+from .base import CLIPTrainer
+from .keys import declare
 from .model import FixedText
 from .templates import DEFAULT_TEMPLATE, ENSEMBLES, TEMPLATES, ensemble, fill, has_one_place
 
-ENSEMBLE_NAMES = [*ENSEMBLES, *(f"auto+{name}" for name in ENSEMBLES)]
-RULES = {
-    "TRAINER.ZSCLIP.TEMPLATE": one_of("auto", *ENSEMBLE_NAMES)
-    | Rule("a sentence with {} once, for the class name", has_one_place),
-    "TRAINER.ZSCLIP.PREC": PRECISION_RULE,
-}
-
-
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.ZSCLIP."""
-    node = cfg.TRAINER.ZSCLIP = CfgNode()
-    # A sentence with {} for the class name; auto: CoOp's for the data set; clip7, clip80: the mean over CLIP's
-    # sentences for ImageNet; auto+clip7: the data set's beside these, CoOp's ensemble.
-    node.TEMPLATE = "auto"
-    node.PREC = "fp16"
+add_config, RULES = declare(
+    "ZSCLIP",
+    {
+        # A sentence with {} for the class name; auto: CoOp's for the data set; clip7, clip80: the mean over CLIP's
+        # sentences for ImageNet; auto+clip7: the data set's beside these, CoOp's ensemble.
+        "TEMPLATE": (
+            "auto",
+            one_of("auto", *ENSEMBLES, *(f"auto+{name}" for name in ENSEMBLES))
+            | Rule("a sentence with {} once, for the class name", has_one_place),
+        )
+    },
+)
 
 
 @TRAINER_REGISTRY.register()
@@ -34,6 +31,7 @@ class ZeroshotCLIP(CLIPTrainer):
     """CLIP as it is: nothing is trained, `train` only tests."""
 
     config_key = "ZSCLIP"
+    learns = False
 
     def build_model(self) -> None:
         """Encode the class names once; of several sentences the mean of the normalised features, normalised."""

@@ -1,7 +1,7 @@
 """What the value of a key may be: rules beside the keys, checked at once, before anything is read or built.
 
 A method says the rules of its keys in its own file, under the name RULES, as `dassl.config.rules` does for the
-engine's:
+engine's; `trainers.keys.declare` makes it from keys that have default and rule side by side:
 
     RULES = {
         "TRAINER.GOPRO.VARIANT": one_of("paper", "released"),
@@ -105,7 +105,7 @@ number = Rule("a number", _is_number)
 empty = Rule("empty", lambda value: len(value) == 0)
 text = Rule("a text that is not blank", lambda value: isinstance(value, str) and bool(value.strip()))
 existing_file = Rule("a file that exists", os.path.isfile)
-
+_ANYTHING = Rule("anything", lambda value: True)
 
 # Dassl's keys for other kinds of trainers: with heads, with unlabelled data, with several copies of an image.
 UNREAD_KEYS = (
@@ -146,21 +146,16 @@ def check_values(cfg: CfgNode, rules: Mapping[str, Rule]) -> None:
     for key, value in flatten(cfg).items():
         if not _is_sane(value):
             raise ValueError(f"{key} must hold finite numbers of at most 64 bits, no null characters; got {value!r}")
-        rule = rules.get(key)
-        if rule is not None and not _follows(value, rule):
-            hint = "".join(did_you_mean(word, rule.names) for word in _words(value) if word not in rule.names)
+        rule = rules.get(key, _ANYTHING)
+        try:
+            follows = rule.accepts(value)
+        except (TypeError, AttributeError):  # an element of another type than the rule is made for
+            follows = False
+        if not follows:
+            words = value if isinstance(value, list | tuple) else [value]
+            wrong = [word for word in words if isinstance(word, str) and word not in rule.names]
+            hint = "".join(did_you_mean(word, rule.names) for word in wrong)
             raise ValueError(f"{key} must be {rule.allowed}, got {value!r}.{hint}")
-
-
-def _follows(value: Any, rule: Rule) -> bool:
-    try:
-        return rule.accepts(value)
-    except (TypeError, AttributeError):  # an element of another type than the rule is made for
-        return False
-
-
-def _words(value: Any) -> list[str]:
-    return [word for word in (value if isinstance(value, list | tuple) else [value]) if isinstance(word, str)]
 
 
 def _is_sane(value: Any) -> bool:

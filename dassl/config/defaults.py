@@ -71,6 +71,7 @@ def get_cfg_default() -> CfgNode:
     cfg.MODEL.BACKBONE = CfgNode()
     cfg.MODEL.BACKBONE.NAME = ""
     cfg.MODEL.BACKBONE.PRETRAINED = True
+    cfg.MODEL.BACKBONE.ACTIVATIONS_GB = 0.0  # what a pass through a tower may keep; 0: a share of the free memory
     cfg.MODEL.HEAD = CfgNode()
     cfg.MODEL.HEAD.NAME = ""
     cfg.MODEL.HEAD.HIDDEN_LAYERS = ()
@@ -117,6 +118,7 @@ def get_cfg_default() -> CfgNode:
     cfg.TEST.EVALUATOR = "Classification"
     cfg.TEST.PER_CLASS_RESULT = False
     cfg.TEST.COMPUTE_CMAT = False
+    cfg.TEST.PROJECTOR = 0  # test images at most whose features TensorBoard's projector shows; 0: none
     cfg.TEST.NO_TEST = False
     cfg.TEST.SPLIT = "test"
     cfg.TEST.FINAL_MODEL = "last_step"  # last_step or best_val

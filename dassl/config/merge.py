@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from ast import literal_eval
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,17 @@ NAME_LISTS = ("DATASET.SOURCE_DOMAINS", "DATASET.TARGET_DOMAINS", "OPTIM.NEW_LAY
 _DEFAULTS = "__defaults__"  # attribute of a config that was merged into
 
 
-def flatten(cfg: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(cfg: dict[str, Any]) -> dict[str, Any]:
     """All leaves of a config, or of its plain tree, by dotted name, e.g. {"OPTIM.LR": 0.002}."""
-    leaves: dict[str, Any] = {}
-    for key, value in cfg.items():
+    return dict(_leaves(cfg))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
         if isinstance(value, dict):
-            leaves.update(flatten(value, f"{prefix}{key}."))
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
-            leaves[prefix + key] = value
-    return leaves
+            yield f"{prefix}{key}", value
 
 
 def declared_defaults(cfg: CfgNode) -> CfgNode:
@@ -98,7 +100,7 @@ def merge_file(cfg: CfgNode, path: str, facts: Mapping[str, Any] | None = None) 
             raise ValueError(
                 f"{WHEN_KEY} in {origin} must be a list of entries, each conditions and {SET_KEY}, got {when!r}"
             )
-        _merge_tree(cfg, tree, "", origin)
+        _merge_tree(cfg, tree, origin)
         known = facts or flatten(cfg)
         recipes += [_merge_recipe(cfg, entry, origin, number, known) for number, entry in enumerate(when, 1)]
     return recipes
@@ -106,9 +108,6 @@ def merge_file(cfg: CfgNode, path: str, facts: Mapping[str, Any] | None = None) 
 
 def composed_tree(path: str) -> dict[str, Any]:
     """What a YAML file sets with the files that it starts from (_BASE_), as a plain tree: no recipes, values as is.
-
-    Args:
-        path: The file.
 
     Raises:
         FileNotFoundError: No such file.
@@ -162,7 +161,7 @@ def _merge_recipe(cfg: CfgNode, entry: Any, path: str, number: int, facts: Mappi
     if not isinstance(tree, dict):
         raise ValueError(f"{SET_KEY} in {origin} must hold KEY: VALUE pairs, got {tree!r}")
     tried = cfg.clone()
-    _merge_tree(tried, tree, "", origin)  # a mistake shows in runs of which the conditions do not hold, too
+    _merge_tree(tried, tree, origin)  # a mistake shows in runs of which the conditions do not hold, too
     settings = {key: flatten(tried)[key] for key in flatten(tree)}
     if not settings:
         raise ValueError(f"{SET_KEY} in {origin} sets nothing")
@@ -171,7 +170,7 @@ def _merge_recipe(cfg: CfgNode, entry: Any, path: str, number: int, facts: Mappi
     allowed = {key: _values(cfg, key, value, origin) for key, value in conditions.items()}
     holds = all(facts[key] in values for key, values in allowed.items())
     if holds:
-        _merge_tree(cfg, tree, "", origin)
+        _merge_tree(cfg, tree, origin)
     return Recipe(path, {key: facts[key] for key in conditions}, settings, holds)
 
 
@@ -210,11 +209,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
-    """Merge KEY VALUE pairs, e.g. ["OPTIM.LR", "0.002"].
-
-    Args:
-        cfg: The config to change.
-        opts: Alternating dotted keys and values (strings as typed, or values).
+    """Merge KEY VALUE pairs, e.g. ["OPTIM.LR", "0.002"]; the values are strings as typed, or values.
 
     Raises:
         ValueError: A key without a value, an unknown key, or a wrong type.
@@ -225,12 +220,9 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
         _set(cfg, str(key), value, "the command line")
 
 
-def _merge_tree(cfg: CfgNode, tree: dict[str, Any], prefix: str, origin: str) -> None:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            _merge_tree(cfg, value, f"{prefix}{key}.", origin)
-        else:
-            _set(cfg, f"{prefix}{key}", value, origin)
+def _merge_tree(cfg: CfgNode, tree: dict[str, Any], origin: str) -> None:
+    for key, value in _leaves(tree):
+        _set(cfg, key, value, origin)
 
 
 def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from dassl.utils import read_image, require_readable, seeded
+from dassl.utils.distributed import get_world_size
 
-from .datasets import DatasetBase, Datum, build_dataset
+from .datasets import ClassList, DatasetBase, Datum, build_dataset
 from .samplers import EpochSampler, build_sampler
 from .transforms import build_transform
 
@@ -24,11 +27,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     An item is a dict with img, label, domain, impath and index. Several transforms give img, img2, img3, ...; in
     training, K_TRANSFORMS above 1 makes each a list; RETURN_IMG0 adds img0, the image without augmentation.
 
-    Args:
-        cfg: The config.
-        data_source: The images.
-        transform: One transform of a PIL image, or several.
-        is_train: Whether transforms are random; then they are seeded by (seed, epoch, index).
+    `transform` is one of a PIL image, or several; random ones (`is_train`) are seeded by (seed, epoch, index).
     """
 
     def __init__(
@@ -62,26 +61,15 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         image = read_image(item.impath, item.as_people_see)
-        output: dict[str, Any] = {
-            "label": item.label,
-            "domain": item.domain,
-            "impath": item.impath,
-            "index": idx,
-        }
-        if not self.is_train:
-            return output | self._images(image)
-        with seeded(self.seed, int(self.epoch), idx):
-            return output | self._images(image)
-
-    def _images(self, image: Any) -> dict[str, Any]:
+        output: dict[str, Any] = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         transforms = self.transform if isinstance(self.transform, list | tuple) else [self.transform]
-        images: dict[str, Any] = {}
-        for i, transform in enumerate(transforms):
-            copies = [image if transform is None else transform(image) for _ in range(self.k_tfm)]
-            images["img" if i == 0 else f"img{i + 1}"] = copies[0] if self.k_tfm == 1 else copies
-        if self.cfg.DATALOADER.RETURN_IMG0:
-            images["img0"] = self.to_tensor(image)
-        return images
+        with seeded(self.seed, int(self.epoch), idx) if self.is_train else nullcontext():
+            for i, transform in enumerate(transforms):
+                copies = [image if transform is None else transform(image) for _ in range(self.k_tfm)]
+                output["img" if i == 0 else f"img{i + 1}"] = copies[0] if self.k_tfm == 1 else copies
+            if self.cfg.DATALOADER.RETURN_IMG0:
+                output["img0"] = self.to_tensor(image)
+        return output
 
 
 def _base_seed(cfg: CfgNode) -> int:
@@ -101,16 +89,8 @@ def build_data_loader(
 ) -> DataLoader[Any]:
     """A loader; in training the last incomplete batch is dropped, unless it is the only one.
 
-    Args:
-        cfg: The config.
-        sampler_type: Name of the sampler.
-        data_source: The images.
-        batch_size: Images a batch.
-        n_domain: For domain samplers.
-        n_ins: For the class sampler.
-        tfm: Transform or transforms.
-        is_train: For training.
-        dataset_wrapper: A class to use instead of `DatasetWrapper`.
+    `batch_size` counts images of each process, `n_domain` is for samplers of domains and `n_ins` for that of classes;
+    `dataset_wrapper` is a class to use instead of `DatasetWrapper`.
 
     Raises:
         ValueError: No images, a batch size below 1, or an unknown sampler.
@@ -119,8 +99,9 @@ def build_data_loader(
         raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: no {'training' if is_train else 'test'} images")
     if batch_size < 1:
         raise ValueError(f"BATCH_SIZE must be at least 1, got {batch_size}")
+    together = batch_size * get_world_size() if is_train else batch_size  # what a sampler of whole batches balances
     sampler = EpochSampler(
-        build_sampler(sampler_type, data_source, batch_size, n_domain, n_ins), _base_seed(cfg), even=is_train
+        build_sampler(sampler_type, data_source, together, n_domain, n_ins), _base_seed(cfg), even=is_train
     )
     if is_train and not len(sampler):
         raise ValueError(
@@ -135,7 +116,6 @@ def build_data_loader(
         num_workers=workers,
         persistent_workers=workers > 0 and is_train,
         drop_last=is_train and len(sampler) >= batch_size,
-        pin_memory=cfg.USE_CUDA and torch.cuda.is_available(),
         # Its own generator: workers' seeds drawn from the global one would make dropout depend on their number.
         generator=torch.Generator().manual_seed(_base_seed(cfg)),
     )
@@ -144,25 +124,18 @@ def build_data_loader(
 class DataManager:
     """The data set of a config and its loaders.
 
+    These are train_loader_x, train_loader_u (unlabelled images) and val_loader, None where there are no such images,
+    and test_loader, None for a `ClassList`; beside them: dataset, num_classes, num_source_domains and lab2cname.
+
     Args:
         cfg: The config.
         custom_tfm_train: Training transform (or several, for several views) instead of INPUT.TRANSFORMS.
         custom_tfm_test: Test transform instead of the default.
         dataset_wrapper: A class to use instead of `DatasetWrapper`.
-        dataset: The data set, if it is built already; else DATASET.NAME is built.
+        dataset: The data set, if it is built already; else DATASET.NAME is built. A `ClassList` gets no loaders.
 
     Raises:
         ValueError: INPUT.NO_TRANSFORM without transforms of one's own.
-
-    Attributes:
-        dataset: The data set.
-        train_loader_x: Loader of the training images; None when the set has none.
-        train_loader_u: Loader of the unlabelled images, or None.
-        val_loader: Loader of the validation images, or None.
-        test_loader: Loader of the test images.
-        num_classes: Number of classes.
-        num_source_domains: Number of DATASET.SOURCE_DOMAINS.
-        lab2cname: Class name by label.
     """
 
     def __init__(
@@ -182,32 +155,16 @@ class DataManager:
             lists = (dataset.train_x, dataset.train_u, dataset.val, dataset.test)
             require_readable([item.impath for items in lists for item in items or []])
 
+        loader = partial(build_data_loader, cfg, dataset_wrapper=dataset_wrapper)
+
         def train_loader(data: list[Datum] | None, node: CfgNode) -> DataLoader[Any] | None:
             if not data:
                 return None
-            return build_data_loader(
-                cfg,
-                node.SAMPLER,
-                data,
-                node.BATCH_SIZE,
-                node.N_DOMAIN,
-                node.N_INS,
-                tfm_train,
-                is_train=True,
-                dataset_wrapper=dataset_wrapper,
-            )
+            return loader(node.SAMPLER, data, node.BATCH_SIZE, node.N_DOMAIN, node.N_INS, tfm_train)
 
         def test_loader(data: list[Datum] | None) -> DataLoader[Any]:
             node = cfg.DATALOADER.TEST
-            return build_data_loader(
-                cfg,
-                node.SAMPLER,
-                data,
-                node.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
+            return loader(node.SAMPLER, data, node.BATCH_SIZE, tfm=tfm_test, is_train=False)
 
         loaders = cfg.DATALOADER
         self.dataset = dataset
@@ -215,7 +172,7 @@ class DataManager:
         same = loaders.TRAIN_U.SAME_AS_X
         self.train_loader_u = train_loader(dataset.train_u, loaders.TRAIN_X if same else loaders.TRAIN_U)
         self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        self.test_loader = None if isinstance(dataset, ClassList) else test_loader(dataset.test)
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         self.lab2cname = dataset.lab2cname

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from dassl.utils import seeded
 from dassl.utils.distributed import get_rank, get_world_size
 
-from .datasets import Datum
+from .datasets.base_dataset import Datum, grouped
 
 AVAI_SAMPLERS = (
     "RandomSampler",
@@ -23,47 +21,20 @@ AVAI_SAMPLERS = (
 )
 
 
-class RandomSampler(Sampler[int]):
-    """All images in random order.
+def _told(batch_size: int) -> str:
+    """A batch in a message."""
+    return f"{batch_size}" + (f" of all {get_world_size()} processes together" if get_world_size() > 1 else "")
 
-    Args:
-        data_source: The images.
-    """
 
-    def __init__(self, data_source: Sequence[Any]) -> None:
-        self.size = len(data_source)
+class RandomSampler(SequentialSampler):
+    """All images in random order, drawn with Python's generator."""
 
     def __iter__(self) -> Iterator[int]:
-        return iter(random.sample(range(self.size), self.size))
-
-    def __len__(self) -> int:
-        return self.size
-
-
-class SequentialSampler(Sampler[int]):
-    """All images in their order.
-
-    Args:
-        data_source: The images.
-    """
-
-    def __init__(self, data_source: Sequence[Any]) -> None:
-        self.size = len(data_source)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.size))
-
-    def __len__(self) -> int:
-        return self.size
+        return iter(random.sample(range(len(self)), len(self)))
 
 
 class RandomDomainSampler(Sampler[int]):
-    """Batches of equally many images from each of some domains, until a domain runs short.
-
-    Args:
-        data_source: The images.
-        batch_size: Images a batch, a multiple of n_domain.
-        n_domain: Domains a batch, drawn at random; 0 or less takes all.
+    """Batches of equally many images from each of n_domain random domains (0: of all), until a domain runs short.
 
     Raises:
         ValueError: The batch size is no multiple of the number of domains.
@@ -72,15 +43,13 @@ class RandomDomainSampler(Sampler[int]):
     shuffle_domains = True
 
     def __init__(self, data_source: Sequence[Datum], batch_size: int, n_domain: int = 0) -> None:
-        self.indices: dict[int, list[int]] = defaultdict(list)
-        for index, item in enumerate(data_source):
-            self.indices[item.domain].append(index)
+        self.indices = grouped(range(len(data_source)), lambda i: data_source[i].domain)
         self.domains = sorted(self.indices)
         self.n_domain = n_domain if n_domain > 0 else len(self.domains)
         if batch_size % self.n_domain or self.n_domain > len(self.domains):
             raise ValueError(
                 f"{type(self).__name__}: BATCH_SIZE must be a multiple of N_DOMAIN, the domains per batch, got "
-                f"{batch_size} and {self.n_domain} of {len(self.domains)} domains"
+                f"{_told(batch_size)} and {self.n_domain} of {len(self.domains)} domains"
             )
         self.per_domain = batch_size // self.n_domain
         with seeded(0):
@@ -102,12 +71,7 @@ class RandomDomainSampler(Sampler[int]):
 
 
 class SeqDomainSampler(RandomDomainSampler):
-    """As `RandomDomainSampler` over all domains, in their order.
-
-    Args:
-        data_source: The images.
-        batch_size: Images a batch, a multiple of the number of domains.
-    """
+    """As `RandomDomainSampler` over all domains, in their order."""
 
     shuffle_domains = False
 
@@ -116,25 +80,18 @@ class SeqDomainSampler(RandomDomainSampler):
 
 
 class RandomClassSampler(Sampler[int]):
-    """Batches of n_ins images from each of batch_size / n_ins random classes.
-
-    Args:
-        data_source: The images.
-        batch_size: Images a batch.
-        n_ins: Images a class; classes with fewer repeat theirs.
+    """Batches of n_ins images from each of batch_size / n_ins random classes; classes with fewer repeat theirs.
 
     Raises:
         ValueError: The batch is smaller than n_ins or needs more classes than there are.
     """
 
     def __init__(self, data_source: Sequence[Datum], batch_size: int, n_ins: int) -> None:
-        self.indices: dict[int, list[int]] = defaultdict(list)
-        for index, item in enumerate(data_source):
-            self.indices[item.label].append(index)
+        self.indices = grouped(range(len(data_source)), lambda i: data_source[i].label)
         if not 1 <= n_ins <= batch_size or batch_size // n_ins > len(self.indices):
             raise ValueError(
-                f"RandomClassSampler: N_INS must be at least 1 and at most BATCH_SIZE ({batch_size}), with at most "
-                f"{len(self.indices)} classes a batch; got {n_ins}"
+                f"RandomClassSampler: N_INS must be at least 1 and at most BATCH_SIZE ({_told(batch_size)}), with at "
+                f"most {len(self.indices)} classes a batch; got {n_ins}"
             )
         self.n_ins, self.classes_per_batch = n_ins, batch_size // n_ins
         with seeded(0):
@@ -161,9 +118,10 @@ class RandomClassSampler(Sampler[int]):
 
 
 class EpochSampler(Sampler[int]):
-    """Another sampler's order, drawn from (seed, epoch), this process's share of it.
+    """Another sampler's order, drawn from (seed, epoch), this process's share of it: every n-th of n processes.
 
-    In training all epochs are equally long: an order that varies in length is cut, or repeated from its beginning.
+    In training all epochs are equally long: an order that varies in length is cut, or repeated from its beginning. The
+    i-th batches of all processes together are the i-th batch of a single one that takes as many images.
 
     Args:
         sampler: Gives one epoch's order; may use Python's, numpy's or torch's generator.

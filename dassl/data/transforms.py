@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,75 +33,38 @@ AVAI_CHOICES = (
     "gaussian_noise",
     "instance_norm",
 )
+TEST_CHOICES = ("normalize", "instance_norm")  # those that apply in testing too
 
 
-class Cutout(torch.nn.Module):
-    """Black squares at random places (https://arxiv.org/abs/1708.04552).
-
-    Args:
-        n_holes: Number of squares.
-        length: Their side, pixels.
-    """
-
-    def __init__(self, n_holes: int, length: int) -> None:
-        super().__init__()
-        self.n_holes, self.length = n_holes, length
-
-    def forward(self, img: torch.Tensor) -> torch.Tensor:
-        """[3, H, W] -> [3, H, W]."""
-        img = img.clone()
-        height, width = img.shape[-2:]
-        for _ in range(self.n_holes):
-            y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
-            half = self.length // 2
-            img[..., max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
-        return img
+def cutout(img: torch.Tensor, n_holes: int, length: int) -> torch.Tensor:
+    """Black squares at random places of an image [3, H, W], `length` pixels a side (https://arxiv.org/abs/1708.04552)."""
+    img = img.clone()
+    height, width = img.shape[-2:]
+    for _ in range(n_holes):
+        y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        half = length // 2
+        img[..., max(0, y - half) : y + half, max(0, x - half) : x + half] = 0
+    return img
 
 
-class RandomTranslation(torch.nn.Module):
-    """Half of the images enlarged by an eighth and cropped at a random place, the others resized.
-
-    Args:
-        size: Height and width of the output, pixels.
-    """
-
-    def __init__(self, size: tuple[int, ...]) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, img: Any) -> Any:
-        """A PIL image -> one of the output's size."""
-        if torch.rand(()) > 0.5:
-            return v2.functional.resize(img, list(self.size))
-        larger = [round(side * 1.125) for side in self.size]
-        top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(larger, self.size, strict=True))
-        return v2.functional.crop(v2.functional.resize(img, larger), top, left, *self.size)
+def random_translation(img: Any, size: tuple[int, ...]) -> Any:
+    """Half of the PIL images enlarged by an eighth and cropped at a random place to (H, W), the others resized."""
+    if torch.rand(()) > 0.5:
+        return v2.functional.resize(img, list(size))
+    larger = [round(side * 1.125) for side in size]
+    top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(larger, size, strict=True))
+    return v2.functional.crop(v2.functional.resize(img, larger), top, left, *size)
 
 
-class GaussianNoise(torch.nn.Module):
-    """Noise of N(mean, std) on every value; the result is not clipped.
-
-    Args:
-        mean: Of the noise.
-        std: Of the noise.
-    """
-
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__()
-        self.mean, self.std = mean, std
-
-    def forward(self, img: torch.Tensor) -> torch.Tensor:
-        """[3, H, W] -> [3, H, W]."""
-        return img + torch.randn_like(img) * self.std + self.mean
+def add_noise(img: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """Noise of N(mean, std) on every value; the result is not clipped."""
+    return img + torch.randn_like(img) * std + mean
 
 
-class InstanceNorm(torch.nn.Module):
-    """Every channel to mean 0 and deviation 1."""
-
-    def forward(self, img: torch.Tensor) -> torch.Tensor:
-        """[3, H, W] -> [3, H, W]."""
-        flat = img.flatten(1)
-        return (img - flat.mean(1).view(-1, 1, 1)) / (flat.std(1).view(-1, 1, 1) + 1e-8)
+def instance_norm(img: torch.Tensor) -> torch.Tensor:
+    """Every channel of an image [3, H, W] to mean 0 and deviation 1."""
+    flat = img.flatten(1)
+    return (img - flat.mean(1).view(-1, 1, 1)) / (flat.std(1).view(-1, 1, 1) + 1e-8)
 
 
 def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Any:
@@ -132,49 +96,51 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     mode, size = INTERPOLATION_MODES[inp.INTERPOLATION], tuple(inp.SIZE)
     if "gaussian_blur" in choices and min(size) <= inp.GB_K // 2:
         raise ValueError(f"INPUT.GB_K must be below twice INPUT.SIZE {size}, got {inp.GB_K}")
-    # Decoded images go through torchvision's PIL kernels (the field's reference), then become tensors.
-    steps: list[Any] = _train_steps(inp, choices, size, mode) if is_train else _test_steps(size, mode)
+    strength = (inp.COLORJITTER_B, inp.COLORJITTER_C, inp.COLORJITTER_S, inp.COLORJITTER_H)
+    scale = tuple(inp.RRCROP_SCALE)
+    # In Dassl's order; of images, which go through torchvision's PIL kernels (the field's reference), then of tensors.
+    of_images: dict[str, Callable[[], Any]] = {
+        "random_translation": lambda: partial(random_translation, size=size),
+        "random_crop": lambda: v2.RandomCrop(size, padding=inp.CROP_PADDING, pad_if_needed=True),
+        "random_resized_crop": lambda: v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True),
+        "center_crop": lambda: v2.CenterCrop(size),
+        "random_flip": v2.RandomHorizontalFlip,
+        "imagenet_policy": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET),
+        "cifar10_policy": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+        "svhn_policy": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.SVHN),
+        "randaugment": lambda: v2.RandAugment(inp.RANDAUGMENT_N, inp.RANDAUGMENT_M),
+        "colorjitter": lambda: v2.ColorJitter(*strength),
+        "randomgrayscale": lambda: v2.RandomGrayscale(inp.RGS_P),
+        "gaussian_blur": lambda: v2.RandomApply([v2.GaussianBlur(inp.GB_K)], p=inp.GB_P),
+    }
+    noise = partial(add_noise, mean=inp.GN_MEAN, std=inp.GN_STD)
+    of_tensors: dict[str, Callable[[], Any]] = {
+        "cutout": lambda: partial(cutout, n_holes=inp.CUTOUT_N, length=inp.CUTOUT_LEN),
+        "normalize": lambda: v2.Normalize(list(inp.PIXEL_MEAN), list(inp.PIXEL_STD)),
+        "gaussian_noise": lambda: v2.RandomApply([noise], p=0.5),
+        "instance_norm": lambda: instance_norm,
+    }
+    if not is_train:
+        choices = [choice for choice in choices if choice in TEST_CHOICES]
+        steps = [v2.Resize(max(size), interpolation=mode, antialias=True), v2.CenterCrop(size)]
+    elif "random_crop" in choices or "random_resized_crop" in choices:
+        steps = []
+    else:
+        steps = [v2.Resize(size, interpolation=mode, antialias=True)]
+    steps += [make() for name, make in of_images.items() if name in choices]
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    if is_train and "cutout" in choices:
-        steps.append(Cutout(inp.CUTOUT_N, inp.CUTOUT_LEN))
-    if "normalize" in choices:
-        steps.append(v2.Normalize(list(inp.PIXEL_MEAN), list(inp.PIXEL_STD)))
-    if is_train and "gaussian_noise" in choices:
-        steps.append(v2.RandomApply([GaussianNoise(inp.GN_MEAN, inp.GN_STD)], p=0.5))
-    if "instance_norm" in choices:
-        steps.append(InstanceNorm())
+    steps += [make() for name, make in of_tensors.items() if name in choices]
     return v2.Compose([*steps, v2.ToPureTensor()])
 
 
-def _test_steps(size: tuple[int, ...], mode: InterpolationMode) -> list[Any]:
-    return [v2.Resize(max(size), interpolation=mode, antialias=True), v2.CenterCrop(size)]
+def cut_transform(transform: Any) -> tuple[Any, Any] | None:
+    """A transform of `build_transform` in two: up to pixels, uint8 [3, H, W], and from there on, of batches too.
 
-
-def _train_steps(inp: CfgNode, choices: tuple[str, ...], size: tuple[int, ...], mode: InterpolationMode) -> list[Any]:
-    steps: list[Any] = []
-    if "random_crop" not in choices and "random_resized_crop" not in choices:
-        steps.append(v2.Resize(size, interpolation=mode, antialias=True))
-    if "random_translation" in choices:
-        steps.append(RandomTranslation(size))
-    if "random_crop" in choices:
-        steps.append(v2.RandomCrop(size, padding=inp.CROP_PADDING, pad_if_needed=True))
-    if "random_resized_crop" in choices:
-        scale = tuple(inp.RRCROP_SCALE)
-        steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=mode, antialias=True))
-    if "center_crop" in choices:
-        steps.append(v2.CenterCrop(size))
-    if "random_flip" in choices:
-        steps.append(v2.RandomHorizontalFlip())
-    for name in ("imagenet", "cifar10", "svhn"):
-        if f"{name}_policy" in choices:
-            steps.append(v2.AutoAugment(v2.AutoAugmentPolicy(name)))
-    if "randaugment" in choices:
-        steps.append(v2.RandAugment(inp.RANDAUGMENT_N, inp.RANDAUGMENT_M))
-    if "colorjitter" in choices:
-        strength = (inp.COLORJITTER_B, inp.COLORJITTER_C, inp.COLORJITTER_S, inp.COLORJITTER_H)
-        steps.append(v2.ColorJitter(*strength))
-    if "randomgrayscale" in choices:
-        steps.append(v2.RandomGrayscale(inp.RGS_P))
-    if "gaussian_blur" in choices:
-        steps.append(v2.RandomApply([v2.GaussianBlur(inp.GB_K)], p=inp.GB_P))
-    return steps
+    Returns:
+        Both parts; None where more than scaling and normalising follows the pixels.
+    """
+    steps = transform.transforms[:-1]
+    place = next(i for i, step in enumerate(steps) if isinstance(step, v2.ToDtype))
+    if not all(isinstance(step, v2.Normalize) for step in steps[place + 1 :]):
+        return None
+    return v2.Compose([*steps[:place], v2.ToPureTensor()]), v2.Compose(steps[place:])

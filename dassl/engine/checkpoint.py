@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Collection, Iterator
@@ -12,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from yacs.config import CfgNode
 
 from dassl.config import declared_defaults, flatten
 from dassl.config.free_keys import FREE_KEYS
-from dassl.data.datasets import DatasetBase
 from dassl.optim import WeightAverage
 from dassl.utils import load_checkpoint, save_checkpoint
 from dassl.utils.distributed import is_main_process
@@ -28,6 +25,8 @@ from .optimisation import Optimisation
 BEST_MODEL = "model-best.pth.tar"
 # Buffers of CoOp-style prompt learners: class names as tokens, which a model has from its own data set.
 CLASS_BUFFERS = ("token_prefix", "token_suffix")
+# Images of each process: of another number of processes, as many together as before.
+BATCH_KEYS = ("DATALOADER.TRAIN_X.BATCH_SIZE", "DATALOADER.TRAIN_U.BATCH_SIZE")
 
 
 class OtherConfigError(ValueError):
@@ -35,8 +34,14 @@ class OtherConfigError(ValueError):
 
 
 def plain_config(cfg: CfgNode) -> dict[str, Any]:
-    """The config as nested plain values."""
-    tree: dict[str, Any] = yaml.safe_load(cfg.dump())
+    """The config as nested plain values, as its YAML has them: tuples are lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in sorted(value.items())}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    tree: dict[str, Any] = plain(cfg)  # a checkpoint an epoch holds it: YAML takes longer than a small model's step
     return tree
 
 
@@ -67,18 +72,6 @@ def check_same_config(saved: dict[str, Any], cfg: CfgNode, where: str, free: Col
         )
 
 
-def data_digest(dataset: DatasetBase) -> str:
-    """What a run trains, validates and tests on: paths below their common folder, labels and class names, in order."""
-    lists = [part or [] for part in (dataset.train_x, dataset.val, dataset.test)]
-    top = os.path.dirname(os.path.commonprefix([item.impath for part in lists for item in part]))
-    sha = hashlib.sha256()
-    for part in lists:
-        for item in part:
-            sha.update(f"{item.impath[len(top) :]}\0{item.label}\0{item.classname}\n".encode())
-        sha.update(b"\1")
-    return sha.hexdigest()
-
-
 def rng_states() -> dict[str, Any]:
     """States of all generators as tensors and plain values."""
     state: Any = np.random.get_state()
@@ -102,6 +95,17 @@ def restore_rng_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+def same_rng_states(one: Any, other: Any) -> bool:
+    """Whether two of `rng_states` are equal."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(same_rng_states(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same_rng_states, one, other))
+    return bool(one == other)
+
+
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Name the file when what a checkpoint holds is not what it should be; raises ValueError."""
@@ -109,6 +113,34 @@ def reading(path: str) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} holds something else than expected ({type(error).__name__}: {error})") from error
+
+
+def common_epochs(directory: str, names: Collection[str]) -> list[int]:
+    """Epochs of which a folder holds every one of some models, ascending."""
+    found = [set(checkpoint_epochs(os.path.join(directory, name))) for name in names]
+    return sorted(set.intersection(*found)) if found else []
+
+
+def model_files(directory: str, names: Collection[str], epoch: int | None, best: bool) -> dict[str, str]:
+    """Where the weights of some models lie that are to be tested, by the model's name.
+
+    Args:
+        directory: A run's folder.
+        names: The models.
+        epoch: Which epoch; None: the best model, or the last epoch.
+        best: Whether it is the best model then (TEST.FINAL_MODEL best_val).
+
+    Raises:
+        FileNotFoundError: No such checkpoint; lists the epochs there are.
+    """
+    epochs = common_epochs(directory, names)
+    newest = epochs[-1] if epochs else "<epoch>"
+    file = BEST_MODEL if epoch is None and best else f"model.pth.tar-{newest if epoch is None else epoch}"
+    files = {name: os.path.join(directory, name, file) for name in names}
+    for path in files.values():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}")
+    return files
 
 
 class Checkpoints(Optimisation):
@@ -140,12 +172,7 @@ class Checkpoints(Optimisation):
         return {k: v for k, v in state_dict.items() if not k.endswith(CLASS_BUFFERS)}
 
     def save_model(
-        self,
-        epoch: int,
-        directory: str,
-        is_best: bool = False,
-        val_result: float | None = None,
-        model_name: str = "",
+        self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
     ) -> None:
         """Write a checkpoint of every registered model.
 
@@ -176,9 +203,7 @@ class Checkpoints(Optimisation):
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
 
     def _epochs(self, directory: str) -> list[int]:
-        """Epochs of which a folder holds every model, ascending."""
-        found = [set(checkpoint_epochs(os.path.join(directory, name))) for name in self.get_model_names()]
-        return sorted(set.intersection(*found)) if found else []
+        return common_epochs(directory, self.get_model_names())
 
     def _told_of(self, directory: str) -> str:
         """What a folder holds in place of this trainer's models, for the end of a message."""
@@ -214,27 +239,51 @@ class Checkpoints(Optimisation):
         for name in self.get_model_names() if epochs else []:
             path = os.path.join(directory, name, f"model.pth.tar-{epochs[-1]}")
             with reading(path):
-                meta = load_checkpoint(path).get("meta", {})
-                self._check_same_run(meta, directory)
-                free = self.free_keys(meta)
+                checkpoint = load_checkpoint(path)
+                free = self._check_same_run(checkpoint, directory)
         return free
 
-    def _check_same_run(self, meta: dict[str, Any], directory: str) -> None:
-        own = self.checkpoint_meta()
+    def _check_same_run(self, checkpoint: dict[str, Any], directory: str) -> Collection[str]:
+        """Refuse another run's checkpoint; gives the config keys that may differ, beside `FREE_KEYS`."""
+        own, meta = self.checkpoint_meta(), checkpoint.get("meta", {})
+        other_number = meta.get("processes") not in (None, own.get("processes"))  # an older checkpoint does not say
+        free = (*self.free_keys(meta), *(BATCH_KEYS if other_number else ()))
         if "config" in meta:  # before the weights: the key that differs says more than a shape
-            check_same_config(meta["config"], self.cfg, directory, self.free_keys(meta))
+            check_same_config(meta["config"], self.cfg, directory, free)
         if meta.get("data", own.get("data")) != own.get("data"):
             raise OtherConfigError(
                 f"{directory} holds a run on other images, which cannot be continued: the lists of DATASET.ROOT "
                 f"{self.cfg.DATASET.ROOT!r} (DATASET.SPLIT_FILE {self.cfg.DATASET.SPLIT_FILE!r}) are not those that it "
                 "began with. Use another --output-dir, or remove that folder to start over"
             )
+        if other_number:
+            self._check_processes(checkpoint, directory)
+        return free
+
+    def _check_processes(self, checkpoint: dict[str, Any], directory: str) -> None:
+        """Refuse to go on with another number of processes where the steps would be others.
+
+        They are the same as long as all processes together take as many images, and nothing is drawn but for these.
+        """
+        own, meta = self.checkpoint_meta(), checkpoint["meta"]
+        before, now = meta["processes"], own["processes"]
+        began = f"{directory} holds a run on {before} processes, and this is one on {now}"
+        instead = f"go on with torchrun --nproc_per_node {before}, or use another --output-dir"
+        for key, images, here in zip(BATCH_KEYS, meta["images_per_step"], own["images_per_step"], strict=True):
+            if images != here:
+                share, rest = divmod(images, now)
+                other = "" if rest else f"give {key} {share}, "
+                raise OtherConfigError(
+                    f"{began}, whose steps would be others: {images} images there, {here} here; {other}{instead}"
+                )
+        if not same_rng_states(checkpoint.get("rng"), rng_states()):
+            raise OtherConfigError(
+                f"{began}, whose random draws would be others: this model draws in training, as dropout does, each "
+                f"process for its own images; {instead}"
+            )
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Continue from the newest epoch that all models have in a folder.
-
-        Args:
-            directory: A run's folder.
+        """Continue from the newest epoch that all models have in a run's folder.
 
         Returns:
             Epochs done; 0 when there is nothing to continue.
@@ -250,7 +299,7 @@ class Checkpoints(Optimisation):
             path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
             checkpoint = load_checkpoint(path)
             with reading(path):
-                self._check_same_run(checkpoint.get("meta", {}), directory)
+                self._check_same_run(checkpoint, directory)
                 self._load_weights(name, path, checkpoint)
                 for target, key in ((self._optims[name], "optimizer"), (self._scheds[name], "scheduler")):
                     if target is None:
@@ -264,7 +313,7 @@ class Checkpoints(Optimisation):
                     self.average.load_state_dict(name, self._models[name], checkpoint["average"])
                 if self.scaler is not None and checkpoint.get("scaler"):
                     self.scaler.load_state_dict(checkpoint["scaler"])
-                    self._scale = self.scaler.get_scale()
+                    self.loss_scale = self.scaler.get_scale()
                 self.best_result = float(checkpoint.get("best_result", self.best_result))
                 if "rng" in checkpoint:
                     restore_rng_states(checkpoint["rng"])
@@ -272,11 +321,7 @@ class Checkpoints(Optimisation):
         return epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load weights for testing.
-
-        Args:
-            directory: A run's folder.
-            epoch: Which epoch; None: the best model with TEST.FINAL_MODEL best_val, else the last epoch.
+        """Load a run's weights for testing: of an epoch, else the best with TEST.FINAL_MODEL best_val, else the last.
 
         Raises:
             ValueError: No directory given, another trainer, or tensors that do not fit.
@@ -288,23 +333,25 @@ class Checkpoints(Optimisation):
             return
         if not directory:
             raise ValueError("no folder to load the model from: give --model-dir, a run's output folder")
-        epochs = self._epochs(directory)
-        if epoch is None and self.cfg.TEST.FINAL_MODEL == "best_val":
-            file = BEST_MODEL
-        else:
-            newest = epochs[-1] if epochs else "<epoch>"
-            file = f"model.pth.tar-{newest if epoch is None else epoch}"
-        for name in names:
-            path = os.path.join(directory, name, file)
-            if not os.path.isfile(path):
-                told = "" if epochs else self._told_of(directory)
-                raise FileNotFoundError(f"no model at {path}; epochs in {directory}: {epochs or 'none'}{told}")
-            checkpoint = load_checkpoint(path)
-            with reading(path):
-                self._load_weights(name, path, checkpoint)
-                self.loaded_meta = checkpoint.get("meta", {})
-                self.epoch = int(checkpoint["epoch"])
-            print(f"Loaded {path} (epoch {self.epoch})")
+        try:
+            files = model_files(directory, names, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
+        except FileNotFoundError as error:
+            told = "" if self._epochs(directory) else self._told_of(directory)
+            raise FileNotFoundError(f"{error}{told}") from None
+        for name, path in files.items():
+            self.take_checkpoint(name, path, load_checkpoint(path))
+
+    def take_checkpoint(self, name: str, path: str, checkpoint: dict[str, Any]) -> None:
+        """Put the weights of a checkpoint that was read from `path` into the model `name`, for testing.
+
+        Raises:
+            ValueError: Another trainer, or tensors that do not fit.
+        """
+        with reading(path):
+            self._load_weights(name, path, checkpoint)
+            self.loaded_meta = checkpoint.get("meta", {})
+            self.epoch = int(checkpoint["epoch"])
+        print(f"Loaded {path} (epoch {self.epoch})")
 
     def _load_weights(self, name: str, path: str, checkpoint: dict[str, Any]) -> None:
         if "state_dict" not in checkpoint:

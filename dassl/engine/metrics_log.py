@@ -1,4 +1,8 @@
-"""The run's figures: the same values go to TensorBoard and, one JSON object a line, to metrics.jsonl."""
+"""The run's figures: the same values go to TensorBoard and, one JSON object a line, to metrics.jsonl.
+
+TensorBoard alone gets what is no figure (texts, pictures, the charts' layout, hyperparameters), and what is another one
+in every run (speed).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,14 @@ from typing import Any, TextIO
 from dassl.utils import write_text
 
 _ABOUT = ("split", "epoch", "step", "batch")  # what a record says of its figures
+_TEXT = "/text_summary"  # how a text's tag ends
+# TensorBoard's custom scalars: charts of several figures, each named by a pattern.
+_LAYOUT = {
+    "training": {
+        "loss and its parts": ["Multiline", ["train/.*loss"]],
+        "accuracy (%)": ["Multiline", ["(train/acc|val/accuracy|test/accuracy)$"]],
+    }
+}
 
 
 class MetricsLog:
@@ -25,10 +37,14 @@ class MetricsLog:
         board_dir: TensorBoard's folder.
         start_step: Training steps done before; figures from that step on, of a run that was killed, are dropped.
             None keeps all.
+        texts: Markdown by name for TensorBoard, written where it does not show the same already.
     """
 
-    def __init__(self, folder: str, board_dir: str, start_step: int | None) -> None:
+    def __init__(
+        self, folder: str, board_dir: str, start_step: int | None, texts: Mapping[str, str] | None = None
+    ) -> None:
         self._path, self._board_dir, self._start_step = Path(folder, "metrics.jsonl"), board_dir, start_step
+        self._texts = texts or {}
         self._file: TextIO | None = None
 
     @cached_property
@@ -42,14 +58,23 @@ class MetricsLog:
         """TensorBoard's writer, opened when it is needed."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        shown = _on_board(self._board_dir) if self._kept else set()
-        board = SummaryWriter(self._board_dir, purge_step=self._start_step)
+        start = self._start_step
+        shown = _on_board(self._board_dir) if start != 0 else {}
+        if start is not None:
+            shown = {(tag, step): text for (tag, step), text in shown.items() if step < start}
+        board = SummaryWriter(self._board_dir, purge_step=start)
         scalars = [(tag, value, record["step"]) for record in self._kept for tag, value in _scalars(record)]
         lacking = [scalar for scalar in scalars if (scalar[0], scalar[2]) not in shown]
         for scalar in lacking:
             board.add_scalar(*scalar)
         if lacking:
             print(f"{self._board_dir} lacked {len(lacking)} figures of metrics.jsonl: written anew")
+        newest = {tag: shown[tag, step] for tag, step in sorted(shown)}
+        for name, text in self._texts.items():
+            if newest.get(name + _TEXT) != text:
+                board.add_text(name, text, start)
+        if start is not None and "custom_scalars__config__" not in newest:
+            board.add_custom_scalars(_LAYOUT)
         return board
 
     def add(self, split: str, epoch: int, step: int, values: Mapping[str, float], **extra: int) -> None:
@@ -65,6 +90,19 @@ class MetricsLog:
         self._file.writelines(json.dumps(line) + "\n" for line in lines)
         for tag, value in _scalars(record):
             self.board.add_scalar(tag, value, step)
+
+    def add_hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """A row of TensorBoard's HPARAMS table, whose metrics are this run's figures.
+
+        The summary that would name the table's columns is left out: TensorBoard takes one run's for all runs, which
+        would hide the keys of other methods; without it, the columns are those of all runs together.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()}
+        # SummaryWriter.add_hparams would make a run of its own of it.
+        for summary in hparams(plain, {})[1:]:  # type: ignore[no-untyped-call]
+            self.board.file_writer.add_summary(summary)
 
     def flush(self) -> None:
         """Bring everything to the disk, so that it is not lost if the process is killed."""
@@ -101,10 +139,14 @@ def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(f"{record['split']}/{name}", value) for name, value in record.items() if name not in _ABOUT]
 
 
-def _on_board(folder: str) -> set[tuple[str, int]]:
-    """Tag and step of everything that TensorBoard can read in a folder."""
+def _on_board(folder: str) -> dict[tuple[str, int], str]:
+    """Tag and step of everything that TensorBoard can read in a folder; of texts with the newest content."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     files = sorted(Path(folder).glob("events.out.tfevents.*"))
     events = (event for file in files for event in EventFileLoader(str(file)).Load())
-    return {(value.tag, event.step) for event in events for value in event.summary.value}
+    return {
+        (value.tag, event.step): b"".join(value.tensor.string_val).decode() if value.tag.endswith(_TEXT) else ""
+        for event in events
+        for value in event.summary.value
+    }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dassl.utils import tolist_if_not
-from dassl.utils.distributed import average_gradients, average_tensors, gather_lists, get_world_size
+from dassl.utils.distributed import average_gradients, averaged, gather_lists, get_world_size
 
 
 class Precision(NamedTuple):
@@ -40,7 +40,7 @@ class Optimisation:
         self._lr_updated = False
         self.precision = "fp32"
         self.scaler: Any = None
-        self._scale = 0.0  # loss scale after the last step
+        self.loss_scale = 1.0  # after the last step
         self.batch: dict[str, Any] | None = None
         self.epoch = self.batch_idx = 0
 
@@ -86,18 +86,15 @@ class Optimisation:
     def set_precision(self, name: str) -> None:
         """Choose the precision of `autocast`, and loss scaling for fp16 and amp.
 
-        Args:
-            name: fp32, fp16, bf16 or amp.
-
         Raises:
-            ValueError: Another name.
+            ValueError: Not one of `PRECISIONS`.
         """
         if name not in PRECISIONS:
             raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {name!r}")
         self.precision = name
         half = PRECISIONS[name].compute is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if half else None
-        self._scale = self.scaler.get_scale() if half else 0.0
+        self.loss_scale = self.scaler.get_scale() if half else 1.0
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context that runs matrix products in the chosen precision."""
@@ -140,14 +137,10 @@ class Optimisation:
         self._scaled(loss, parts).backward()  # type: ignore[no-untyped-call]
 
     def model_gradients(self, loss: torch.Tensor, retain_graph: bool = False) -> list[torch.Tensor | None]:
-        """Gradients of a loss, for methods that combine those of several; nothing is added to any `.grad`.
+        """Gradients of a scalar loss, for methods that combine those of several; nothing is added to any `.grad`.
 
         They compare with the gradients that `before_step` sees: scaled with the same loss scale as `model_backward`
         does, and averaged over processes.
-
-        Args:
-            loss: Scalar.
-            retain_graph: Keep the graph for another backward pass.
 
         Returns:
             One for each parameter that requires a gradient, models in the order of their registration; None where the
@@ -156,11 +149,9 @@ class Optimisation:
         learnables = [p for model in self._models.values() for p in model.parameters() if p.requires_grad]
         found = torch.autograd.grad(self._scaled(loss), learnables, retain_graph=retain_graph, allow_unused=True)
         # Autograd may hand out a broadcast view, or one tensor twice; whoever combines gradients writes into them.
-        gradients: list[torch.Tensor | None] = [
-            None if g is None else g.clone(memory_format=torch.contiguous_format) for g in found
-        ]
-        average_tensors([g for g in gradients if g is not None])
-        return gradients
+        own = [g.clone(memory_format=torch.contiguous_format) for g in found if g is not None]
+        means = iter(averaged(own))
+        return [None if g is None else next(means) for g in found]
 
     def _scaled(self, loss: torch.Tensor, parts: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """What to differentiate; see `model_backward` on losses that are not finite."""
@@ -190,8 +181,8 @@ class Optimisation:
                 self.scaler.step(self._optims[name])
         if self.scaler is not None and names:
             self.scaler.update()
-            before, self._scale = self._scale, self.scaler.get_scale()
-            if self._scale < before:
+            before, self.loss_scale = self.loss_scale, self.scaler.get_scale()
+            if self.loss_scale < before:
                 print(f"Step skipped: gradients overflowed at loss scale {before:g}; it is lowered")
 
     def _has_gradient(self, name: str) -> bool:
@@ -199,10 +190,7 @@ class Optimisation:
         return any(p.grad is not None for group in groups for p in group["params"])
 
     def model_backward_and_update(
-        self,
-        loss: torch.Tensor,
-        names: str | list[str] | None = None,
-        parts: dict[str, torch.Tensor] | None = None,
+        self, loss: torch.Tensor, names: str | list[str] | None = None, parts: dict[str, torch.Tensor] | None = None
     ) -> None:
         """Clear gradients, backpropagate, step.
 

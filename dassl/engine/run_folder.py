@@ -22,7 +22,15 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.utils import collect_env_info, read_json, read_text, set_random_seed, write_json, write_text
-from dassl.utils.distributed import barrier, broadcast_object, init_distributed, is_main_process, shutdown_distributed
+from dassl.utils.distributed import (
+    barrier,
+    broadcast_object,
+    get_world_size,
+    init_distributed,
+    is_main_process,
+    lost_process,
+    shutdown_distributed,
+)
 from dassl.utils.logger import Tee
 from dassl.utils.tools import existing_folder, remove_stale_files, versions
 
@@ -88,6 +96,7 @@ class Run:
             "versions": versions(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "cpu_count": os.cpu_count(),
+            "processes": get_world_size(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -188,7 +197,8 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
         config_name: Stem of the method's config file.
 
     Raises:
-        OSError: In place of what PyTorch raises, when a disk or the workers' shared memory is full.
+        OSError: In place of what PyTorch raises, when a disk or the workers' shared memory is full, or when another
+            process ended.
     """
     init_distributed(cfg.USE_CUDA)
     settle_seed(cfg)
@@ -203,7 +213,7 @@ def run(cfg: CfgNode, argv: Sequence[str] = (), config_name: str = "") -> Iterat
     try:
         yield this
     except BaseException as error:
-        told = _about_space(error, this)
+        told = _about_space(error, this) or lost_process(error)
         if main:
             try:
                 this.fail(told or error)

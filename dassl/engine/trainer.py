@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,15 +21,17 @@ from yacs.config import CfgNode
 
 from dassl.config import flatten
 from dassl.data import DataManager
+from dassl.data.datasets import ClassList, DatasetBase
 from dassl.evaluation import Classification, build_evaluator
 from dassl.optim import WeightAverage, training_length
-from dassl.utils import AverageMeter, MetricMeter, write_json, write_text
-from dassl.utils.distributed import barrier, broadcast_module, is_main_process, mean_over_processes
+from dassl.utils import AverageMeter, MetricMeter, read_json, write_json, write_text
+from dassl.utils.distributed import barrier, broadcast_module, get_world_size, is_main_process, mean_over_processes
 from dassl.utils.logger import Tee
-from dassl.utils.tools import copy_atomically
+from dassl.utils.tools import copy_atomically, versions
 
-from .checkpoint import BEST_MODEL, Checkpoints, data_digest, plain_config
+from .checkpoint import BEST_MODEL, Checkpoints, plain_config
 from .metrics_log import MetricsLog
+from .projector import Projector
 
 
 class TrainerBase(Checkpoints):
@@ -48,7 +50,11 @@ class TrainerBase(Checkpoints):
     def init_writer(self, log_dir: str, start_step: int | None = None) -> None:
         """Open TensorBoard and metrics.jsonl; figures from `start_step` on are dropped (a run that goes on)."""
         if self._writer is None and is_main_process():
-            self._writer = MetricsLog(self.output_dir, log_dir, start_step)
+            self._writer = MetricsLog(self.output_dir, log_dir, start_step, self.board_texts())
+
+    def board_texts(self) -> dict[str, str]:
+        """Hook: texts for TensorBoard, Markdown by name."""
+        return {}
 
     def flush_writer(self) -> None:
         """Bring all figures to the disk."""
@@ -138,40 +144,49 @@ class SimpleTrainer(TrainerBase):
 
     Args:
         cfg: The run's config.
+        dataset: The data set, if it is built already; a `ClassList` is enough to predict.
+        device: Where to compute; None: a GPU if there is one and USE_CUDA is on.
 
     Attributes:
-        cfg: The config.
-        dm: The data manager; its loaders are train_loader_x, train_loader_u, val_loader and test_loader.
-        num_classes: Number of classes.
-        lab2cname: Class name by label.
+        dataset: The data set that was given, or that a trainer built before its loaders, or None.
+        dm: The data manager; its loaders, num_classes and lab2cname are attributes here too.
         results: Figures of the last evaluation.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(
+        self, cfg: CfgNode, dataset: DatasetBase | None = None, device: str | torch.device | None = None
+    ) -> None:
         super().__init__()
+        self.dataset = dataset
         self.check_cfg(cfg)
         if cfg.TEST.FINAL_MODEL not in ("last_step", "best_val"):
             raise ValueError(f"TEST.FINAL_MODEL must be last_step or best_val, got {cfg.TEST.FINAL_MODEL!r}")
         if cfg.TEST.SPLIT not in ("val", "test"):
             raise ValueError(f"TEST.SPLIT must be val or test, got {cfg.TEST.SPLIT!r}")
+        if cfg.TEST.PROJECTOR and type(self).test_features is SimpleTrainer.test_features:
+            raise ValueError(
+                f"TEST.PROJECTOR must be 0 with TRAINER.NAME {cfg.TRAINER.NAME}, which gives no features (the hook "
+                f"test_features), got {cfg.TEST.PROJECTOR}"
+            )
         if cfg.OPTIM.AVERAGE and cfg.TEST.FINAL_MODEL != "last_step":
             raise ValueError(
                 f"OPTIM.AVERAGE {cfg.OPTIM.AVERAGE} needs TEST.FINAL_MODEL last_step, got {cfg.TEST.FINAL_MODEL}: the "
                 "averaged weights exist only after the last epoch"
             )
-        self.device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device or ("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu"))
         self.cfg = cfg
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.results: dict[str, float] = {}
         self._trained = False
+        self._chooses = False  # whether a test is one of the validations that choose a model
         self.train_time_sec = 0.0
         self.build_backbone()
         self.build_data_loader()
         self.num_batches = len(self.train_loader_x) if self.train_loader_x is not None else 0
         self.max_epoch, _ = training_length(cfg.OPTIM, self.num_batches)
         self.average = WeightAverage(cfg.OPTIM, self.max_epoch) if cfg.OPTIM.AVERAGE else None
-        if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
+        if cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None and not isinstance(dataset, ClassList):
             raise ValueError(
                 f"TEST.FINAL_MODEL best_val needs validation images, and {cfg.DATASET.NAME} gives none here; "
                 "use last_step (the test images never choose a model)"
@@ -189,7 +204,7 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_manager(self) -> DataManager:
         """Hook: the data; override for other transforms."""
-        return DataManager(self.cfg)
+        return DataManager(self.cfg, dataset=self.dataset)
 
     def build_data_loader(self) -> None:
         """Build the data and take the loaders and names from it."""
@@ -208,23 +223,42 @@ class SimpleTrainer(TrainerBase):
         """Whether there are validation images, none of them a test image (ImageNet's readers give the test list)."""
         data = self.dm.dataset
         tested = {item.impath for item in data.test or []}
-        return bool(data.val) and not any(item.impath in tested for item in data.val or [])
+        return bool(data.val) and tested.isdisjoint(item.impath for item in data.val or [])
 
     @cached_property
     def data_digest(self) -> str:
-        """Digest of the lists of training, validation and test images."""
-        return data_digest(self.dm.dataset)
+        """What a run trains, validates and tests on: paths below their common folder, labels and names, in order."""
+        lists = [part or [] for part in (self.dm.dataset.train_x, self.dm.dataset.val, self.dm.dataset.test)]
+        top = os.path.dirname(os.path.commonprefix([item.impath for part in lists for item in part]))
+        sha = hashlib.sha256()
+        for part in lists:
+            for item in part:
+                sha.update(f"{item.impath[len(top) :]}\0{item.label}\0{item.classname}\n".encode())
+            sha.update(b"\1")
+        return sha.hexdigest()
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        """Trainer, backbone, class names, config and a digest of the data."""
+        """Trainer, backbone, class names, config, a digest of the data, and how many processes share a step."""
         return {
             **super().checkpoint_meta(),
+            "processes": get_world_size(),
+            "images_per_step": self._images_per_step(),
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "pretrained": self.cfg.MODEL.BACKBONE.PRETRAINED,
-            "classnames": [self.lab2cname[label] for label in sorted(self.lab2cname)],
+            **self._about_data(),
             "config": plain_config(self.cfg),
             "data": self.data_digest,
         }
+
+    def _images_per_step(self) -> list[int]:
+        """Images of a training step, labelled and unlabelled, of all processes together."""
+        loaders = (self.train_loader_x, self.train_loader_u)
+        return [0 if x is None else get_world_size() * min(x.batch_size or 0, len(x.sampler)) for x in loaders]  # type: ignore[arg-type]
+
+    def _about_data(self) -> dict[str, Any]:
+        """What prediction needs of a data set: its class names by label, and how its images are decoded."""
+        names = [self.lab2cname[label] for label in sorted(self.lab2cname)]
+        return {"classnames": names, "as_people_see": self.dm.dataset.as_people_see}
 
     def train(self) -> None:  # type: ignore[override]
         """Train from where the run stands to MAX_EPOCH or MAX_ITER, then test; without learnables, only test."""
@@ -248,11 +282,7 @@ class SimpleTrainer(TrainerBase):
             )
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         if is_main_process() and self.start_epoch:
-            if self.cfg.RESUME:
-                self._copy_best_models(self.cfg.RESUME)
-            if not Path(self.output_dir, "done").exists():
-                self._drop_checkpoint(self.start_epoch - 1)  # in case the run was killed before it could
-            self._name_checkpoint(self.start_epoch)
+            self._mend_checkpoints(self.start_epoch)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"), self._steps_in(self.start_epoch))
         if self.cfg.DATASET.NUM_SHOTS >= 1 and is_main_process():
             data = self.dm.dataset
@@ -283,13 +313,20 @@ class SimpleTrainer(TrainerBase):
 
     def after_epoch(self) -> None:
         """Validate if the best model counts; keep a checkpoint to resume from, the last one of averaged weights."""
-        if self.average is not None:
-            self._average(self.average)
+        if (average := self.average) is not None:
+            last = self.epoch + 1 == self.max_epoch
+            for name, model in self._models.items():
+                average.add(name, model, self.epoch)
+                if last:
+                    average.apply(name, model)
+            if last:
+                print(f"The final weights are the {average.kind} mean over {self.max_epoch} epochs (OPTIM.AVERAGE)")
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             done, self.epoch = self.epoch, self.epoch + 1
             self._eval_step = self._steps_in(self.epoch) - 1
+            self._chooses = True
             result = self.test(split="val")
-            self.epoch = done
+            self._chooses, self.epoch = False, done
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST_MODEL)
@@ -297,34 +334,23 @@ class SimpleTrainer(TrainerBase):
         if is_main_process():
             self._drop_checkpoint(self.epoch)  # the one before is no longer needed
 
-    def _average(self, average: WeightAverage) -> None:
-        """Add this epoch's weights; after the last epoch the models take the average."""
-        last = self.epoch + 1 == self.max_epoch
-        for name, model in self._models.items():
-            average.add(name, model, self.epoch)
-            if last:
-                average.apply(name, model)
-        if last:
-            print(f"The final weights are the {average.kind} mean over {self.max_epoch} epochs (OPTIM.AVERAGE)")
-
     def _drop_checkpoint(self, epochs_done: int) -> None:
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
         if not (frequency > 0 and epochs_done % frequency == 0):
             for name in self.get_model_names():
                 Path(self.output_dir, name, f"model.pth.tar-{epochs_done}").unlink(missing_ok=True)
 
-    def _name_checkpoint(self, epochs_done: int) -> None:
-        """Let the files `checkpoint` name the newest one, in case the run was killed between the two."""
+    def _mend_checkpoints(self, epochs_done: int) -> None:
+        """Drop the last but one and name the last, in case the run was killed before; take RESUME's best models."""
+        if not Path(self.output_dir, "done").exists():
+            self._drop_checkpoint(epochs_done - 1)
         for name in self.get_model_names():
-            newest = Path(self.output_dir, name, f"model.pth.tar-{epochs_done}")
-            if newest.is_file():
-                write_text(f"{newest.name}\n", newest.with_name("checkpoint"))
-
-    def _copy_best_models(self, directory: str) -> None:
-        for name in self.get_model_names():
-            best, own = Path(directory, name, BEST_MODEL), Path(self.output_dir, name, BEST_MODEL)
-            if best.is_file() and not own.is_file():
-                copy_atomically(best, own)
+            own = Path(self.output_dir, name)
+            best = Path(self.cfg.RESUME or self.output_dir, name, BEST_MODEL)
+            if best.is_file() and not (own / BEST_MODEL).is_file():
+                copy_atomically(best, own / BEST_MODEL)
+            if (own / f"model.pth.tar-{epochs_done}").is_file():
+                write_text(f"model.pth.tar-{epochs_done}\n", own / "checkpoint")
 
     def run_epoch(self) -> None:
         """Train on all labelled batches once, or up to MAX_ITER; a bar on a terminal and plain lines elsewhere."""
@@ -335,9 +361,10 @@ class SimpleTrainer(TrainerBase):
         each_batch = self.cfg.OPTIM.LR_STEP == "batch"
         first = self.epoch * self.num_batches  # step of the first batch
         count, last_step = self._steps_in(self.epoch + 1) - first, self._steps_in(self.max_epoch) - 1
-        terminal = sys.stderr.isatty() and is_main_process()
+        terminal = self.shows_bars
+        batches = self.training_batches()
         bar = tqdm(
-            self.train_loader_x if count == self.num_batches else islice(self.train_loader_x, count),
+            batches if count == self.num_batches else islice(batches, count),
             total=count,
             desc=f"epoch {self.epoch + 1}/{self.max_epoch}",
             disable=not terminal,
@@ -371,8 +398,25 @@ class SimpleTrainer(TrainerBase):
                     sys.stdout.write_file(line + "\n")
                 else:
                     print(line)
+                self._write_speed(step, batch, batch_time.avg)
             end = time.time()
         bar.close()
+
+    def training_batches(self) -> Iterable[Any]:
+        """Hook: what `forward_backward` gets in this epoch."""
+        assert self.train_loader_x is not None
+        return self.train_loader_x
+
+    @property
+    def shows_bars(self) -> bool:
+        """Whether progress bars are drawn: by one process, on a terminal."""
+        return sys.stderr.isatty() and is_main_process()
+
+    def _write_speed(self, step: int, batch: Any, seconds: float) -> None:
+        """For TensorBoard alone: metrics.jsonl holds what is the same whenever a run is made."""
+        self.write_scalar("train_speed/seconds_per_step", seconds, step)
+        if isinstance(batch, dict) and "label" in batch and seconds > 0:
+            self.write_scalar("train_speed/images_per_second", len(batch["label"]) * get_world_size() / seconds, step)
 
     def _figures(self, summary: dict[str, Any]) -> dict[str, float]:
         """A step's figures as numbers, their mean over the processes; one transfer, however many they are.
@@ -391,10 +435,7 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluate on a split with the current weights.
-
-        Args:
-            split: val or test; default TEST.SPLIT.
+        """Evaluate on a split, val or test (default TEST.SPLIT), with the current weights.
 
         Returns:
             The evaluator's first figure (accuracy, percent).
@@ -409,22 +450,76 @@ class SimpleTrainer(TrainerBase):
         self.set_model_mode("eval")
         self.evaluator.reset()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
+        shown = self._writer is not None and not self._chooses
+        projector = None
+        if shown and self.cfg.TEST.PROJECTOR:
+            projector = Projector(self.cfg.TEST.PROJECTOR, len(loader.sampler))  # type: ignore[arg-type]
         print(f"Evaluate on the *{split}* set")
         for input, label in self.test_inputs(split, loader):
             with self.autocast():
                 output = self.model_inference(input)
             self.evaluator.process(output, label)
+            if projector is not None and (rows := projector.rows(len(label))):
+                with self.autocast():
+                    features = self.test_features(input[rows])
+                projector.add(features, label[rows], output[rows].argmax(1), self._pixels(input[rows]))
         self.results = dict(self.evaluator.evaluate())
         self.split = split
         if self._writer is not None:
             self._writer.add(split, self.epoch, self._eval_step, self.results)
+            if shown:
+                self._show(split, projector)
             self._writer.flush()
         return next(iter(self.results.values()))
 
+    def _show(self, split: str, projector: Projector | None) -> None:
+        """What TensorBoard shows of a test beside its figures; not of the validations that choose a model."""
+        assert self._writer is not None
+        for name, picture in self.evaluator.pictures().items():
+            self.write_image(f"{split}/{name}", picture, self._eval_step)
+        self._writer.add_hyperparameters(self.hyperparameters())
+        if projector is not None:
+            names = [self.lab2cname.get(label, str(label)) for label in range(self.num_classes)]
+            projector.write(self._writer.board, split, self._eval_step, names)
+
+    def test_features(self, input: Any) -> torch.Tensor:
+        """Hook: features [B, E] of what `model_inference` takes, for TEST.PROJECTOR."""
+        raise NotImplementedError(f"{type(self).__name__} gives no features")
+
+    def _pixels(self, input: Any) -> torch.Tensor | None:
+        """Images [B, 3, H, W] as they were before they were normalised, from 0 to 1; None of other inputs."""
+        if not isinstance(input, torch.Tensor) or input.ndim != 4:
+            return None
+        node = self.cfg.INPUT
+        mean, std = (torch.tensor(x, device=input.device).view(1, 3, 1, 1) for x in (node.PIXEL_MEAN, node.PIXEL_STD))
+        return input * std + mean if "normalize" in node.TRANSFORMS else input
+
+    def board_texts(self) -> dict[str, str]:
+        """The config as YAML, and of a run of train.py the command, the code's commit and what it ran on."""
+        texts = {"run/config": f"```yaml\n{self.cfg.dump()}\n```"}
+        try:
+            env = read_json(Path(self.output_dir, "env.json"))
+        except (OSError, ValueError):  # not a run of train.py, or damaged, which is mended at the end
+            env = {}
+        if isinstance(env, dict) and "command" in env:
+            texts["run/command"] = f"```\n{env['command']}\n```"
+            rows = {"commit": env.get("commit"), "device": env.get("device"), **versions()}
+            lines = [f"| {name} | {value} |" for name, value in rows.items() if value]
+            texts["run/versions"] = "\n".join(["| what | which |", "|---|---|", *lines])
+        return texts
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The keys of the config that TensorBoard's HPARAMS table compares; of a test, OPTIM as in the training."""
+        settings = flatten(plain_config(self.cfg))
+        trained = flatten((self.loaded_meta or {}).get("config", {}))
+        settings |= {key: value for key, value in trained.items() if key.startswith("OPTIM.")}
+        keys = {"SEED", "TRAINER.NAME", "DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES"}
+        keys |= {"MODEL.BACKBONE.NAME"}
+        return {key: value for key, value in settings.items() if key in keys or key.startswith("OPTIM.")}
+
     def test_inputs(self, split: str, loader: Any) -> Iterator[tuple[Any, torch.Tensor]]:
         """What `model_inference` gets of each batch of a split, and the labels; with a bar on a terminal."""
-        terminal = sys.stderr.isatty() and is_main_process()
-        for batch in tqdm(loader, desc=f"testing on {split}", disable=not terminal, leave=False):
+        for batch in tqdm(loader, desc=f"testing on {split}", disable=not self.shows_bars, leave=False):
             yield self.parse_batch_test(batch)
 
     def result_record(self) -> dict[str, Any]:
@@ -459,6 +554,7 @@ class SimpleTrainer(TrainerBase):
             "epoch": self.epoch,
             "split": getattr(self, "split", cfg.TEST.SPLIT),
             "num_classes": self.num_classes,
+            **self._about_data(),
             "num_images": getattr(self.evaluator, "num_images", 0),
             "test_images": hashlib.sha256(json.dumps(items).encode()).hexdigest()[:12],
             "results": self.results,

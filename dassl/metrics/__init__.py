@@ -23,6 +23,3 @@ def compute_accuracy(
     scores = output if isinstance(output, torch.Tensor) else output[0]
     hits = scores.topk(max(topk), dim=1).indices.eq(target.view(-1, 1))
     return [hits[:, :k].any(dim=1).float().mean().mul(100).view(1) for k in topk]
-
-
-__all__ = ["compute_accuracy"]

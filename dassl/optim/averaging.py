@@ -17,16 +17,13 @@ AVAI_AVERAGES = ("gaussian", "uniform")
 
 
 def epoch_weights(kind: str, epochs: int, mean: float, std: float) -> list[float]:
-    """How much each epoch counts.
+    """How much each of some epochs counts; the sum is 1.
 
     Args:
         kind: gaussian or uniform.
-        epochs: Their number N.
+        epochs: Their number.
         mean: Of the Gaussian, in epochs counted from 1.
         std: Of the Gaussian, in epochs, above 0.
-
-    Returns:
-        The weights of epochs 1..N; they sum to 1.
 
     Raises:
         ValueError: Another kind.

@@ -17,18 +17,14 @@ AVAI_WARMUPS = ("constant", "linear")
 
 
 class _WarmupScheduler:
-    """For `warmup_epoch` epochs a rate of its own, then the successor from its beginning.
+    """For `warmup_epoch` epochs, at least 1, a rate of its own, then the successor from its beginning.
 
-    Args:
-        optimizer: The optimiser.
-        successor: The schedule after the warm-up, made on the same optimiser.
-        warmup_epoch: Epochs of warm-up, at least 1.
+    The successor is made on the same optimiser; `rate` is that of the first epoch.
     """
 
-    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int) -> None:
-        self.optimizer = optimizer
-        self.successor = successor
-        self.warmup_epoch = warmup_epoch
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, rate: float) -> None:
+        self.optimizer, self.successor = optimizer, successor
+        self.warmup_epoch, self.rate = warmup_epoch, rate
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = 0
         self._apply(self.warmup_lr(0))
@@ -58,11 +54,7 @@ class _WarmupScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, the successor's state among them."""
-        return {
-            "last_epoch": self.last_epoch,
-            "last_lr": self._last_lr,
-            "successor": self.successor.state_dict(),
-        }
+        return {"last_epoch": self.last_epoch, "last_lr": self._last_lr, "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore; the rates themselves come back with the optimiser's state."""
@@ -72,52 +64,31 @@ class _WarmupScheduler:
 
 
 class ConstantWarmupScheduler(_WarmupScheduler):
-    """A constant rate during the warm-up.
-
-    Args:
-        optimizer: The optimiser.
-        successor: The schedule afterwards.
-        warmup_epoch: Epochs of warm-up.
-        cons_lr: The rate.
-    """
+    """The same rate in all epochs of the warm-up, for every parameter group."""
 
     def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, cons_lr: float) -> None:
-        self.cons_lr = cons_lr
-        super().__init__(optimizer, successor, warmup_epoch)
+        super().__init__(optimizer, successor, warmup_epoch, cons_lr)  # the argument's name is Dassl's
 
     def warmup_lr(self, epoch: int) -> list[float]:
-        """`cons_lr` for every group."""
-        return [self.cons_lr] * len(self.base_lrs)
+        """`rate` for every group."""
+        return [self.rate] * len(self.base_lrs)
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """`min_lr` in the first epoch, then a linear rise to the base rate.
-
-    Args:
-        optimizer: The optimiser.
-        successor: The schedule afterwards.
-        warmup_epoch: Epochs of warm-up.
-        min_lr: Rate of the first epoch.
-    """
+    """A linear rise to the base rate after the first epoch."""
 
     def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, min_lr: float) -> None:
-        self.min_lr = min_lr
-        super().__init__(optimizer, successor, warmup_epoch)
+        super().__init__(optimizer, successor, warmup_epoch, min_lr)
 
     def warmup_lr(self, epoch: int) -> list[float]:
-        """Base rate * epoch / warmup_epoch, and `min_lr` in epoch 0."""
-        return [self.min_lr if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
+        """Base rate * epoch / warmup_epoch, and `rate` in epoch 0."""
+        return [self.rate if epoch == 0 else lr * epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
 def training_length(optim_cfg: CfgNode, steps_per_epoch: int) -> tuple[int, int]:
-    """How long a training is.
+    """How long a training is in epochs, the last of which MAX_ITER may end early, and in batches.
 
-    Args:
-        optim_cfg: The node OPTIM.
-        steps_per_epoch: Batches an epoch; 0 where there are no training images.
-
-    Returns:
-        Epochs, the last of which MAX_ITER may end early, and batches.
+    `steps_per_epoch` is 0 where there are no training images.
     """
     epochs, limit = optim_cfg.MAX_EPOCH, optim_cfg.MAX_ITER
     if limit < 1 or steps_per_epoch < 1:

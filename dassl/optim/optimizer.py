@@ -21,10 +21,7 @@ def _staged(model: nn.Module, optim_cfg: CfgNode) -> list[dict[str, Any]]:
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, child in children.items():
         groups[name in new] += [p for p in child.parameters() if p.requires_grad]
-    return [
-        {"params": groups[False], "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT},
-        {"params": groups[True]},
-    ]
+    return [{"params": groups[False], "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": groups[True]}]
 
 
 def build_optimizer(
@@ -37,9 +34,6 @@ def build_optimizer(
         optim_cfg: The node OPTIM.
         param_groups: Parameter groups to use instead of the model's parameters.
 
-    Returns:
-        The optimiser.
-
     Raises:
         ValueError: Unknown OPTIM.NAME, values that do not go together, or nothing to optimise.
     """
@@ -47,7 +41,6 @@ def build_optimizer(
         raise ValueError(f"OPTIM.NAME must be one of {AVAI_OPTIMS}, got {optim_cfg.NAME!r}")
     if optim_cfg.LR <= 0:
         raise ValueError(f"OPTIM.LR must be positive, got {optim_cfg.LR}")
-    params: list[Any]
     if param_groups is not None:
         params = param_groups
     elif isinstance(model, nn.Module):
@@ -62,16 +55,11 @@ def build_optimizer(
             "OPTIM.SGD_NESTEROV needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0, got "
             f"{optim_cfg.MOMENTUM} and {optim_cfg.SGD_DAMPNING}"
         )
+    sgd = {"momentum": optim_cfg.MOMENTUM, "dampening": optim_cfg.SGD_DAMPNING, "nesterov": optim_cfg.SGD_NESTEROV}
     common = {"lr": optim_cfg.LR, "weight_decay": optim_cfg.WEIGHT_DECAY}
     adams = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2), "eps": optim_cfg.ADAM_EPS}
     if optim_cfg.NAME == "sgd":
-        return torch.optim.SGD(
-            params,
-            momentum=optim_cfg.MOMENTUM,
-            dampening=optim_cfg.SGD_DAMPNING,
-            nesterov=optim_cfg.SGD_NESTEROV,
-            **common,
-        )
+        return torch.optim.SGD(params, **sgd, **common)
     if optim_cfg.NAME == "rmsprop":
         return torch.optim.RMSprop(params, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common)
     if optim_cfg.NAME in ("adam", "amsgrad"):

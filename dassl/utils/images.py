@@ -1,10 +1,12 @@
-"""Decoding images: as the published code does, or as people see them."""
+"""Finding image files, and decoding them: as the published code does, or as people see them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -12,6 +14,8 @@ from PIL import ExifTags, Image, ImageOps
 WHITE_LEVELS = (255, 4095, 65535)  # of 8, 12 and 16 bits; far apart, so that dark images stay dark beside bright ones
 OPENED_MAX = 20_000  # images that are opened before a run: seconds on a local disk
 THREADS = 16  # they wait for the disk, or for the network
+LITTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}  # folders that systems leave behind
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, but needs other programs to draw them
 
 
 class ImageReadError(OSError):
@@ -33,7 +37,59 @@ def read_image(path: str, as_people_see: bool = False) -> Image.Image:
         ImageReadError: Missing, truncated or not an image; names the file.
     """
     with _opened(path) as image:
-        return _as_people_see(image) if as_people_see else image.convert("RGB")
+        return to_rgb(image, as_people_see)
+
+
+def to_rgb(image: Image.Image, as_people_see: bool = False) -> Image.Image:
+    """An opened image -> what `read_image` gives of its file; may turn `image` itself upright."""
+    if as_people_see:
+        ImageOps.exif_transpose(image, in_place=True)
+        if _is_deep(image):
+            image = _to_8_bits(image)
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its extension, in any case, or, where it has none, by its first bytes."""
+    extension = os.path.splitext(path)[1].lower()
+    if extension:
+        return extension in image_extensions()
+    with suppress(Exception), Image.open(path):  # whatever Pillow's many readers stumble over
+        return True
+    return False
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """Extensions of the pictures that the installed Pillow reads, in small letters."""
+    known = Image.registered_extensions()
+    return frozenset(ext for ext, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES)
+
+
+def find_images(folder: str, failed: Callable[[OSError], None], _inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of the images in a folder and those below it, found as they are asked for, sorted by name.
+
+    No more than the names in the folders on the way to an image are held at once. Hidden files and folders do not
+    count, nor do folders that systems leave behind, nor a link to a folder that it lies in. `failed` gets the error of
+    each folder that cannot be listed.
+    """
+    inside = (*_inside, os.path.realpath(folder))
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+    except OSError as error:
+        failed(error)
+        return
+    for name, is_folder in visible:
+        path = os.path.join(folder, name)
+        if is_folder:
+            if name not in LITTER and os.path.realpath(path) not in inside:
+                yield from find_images(path, failed, inside)
+        elif is_image(path):
+            yield path
 
 
 def special_pixels(path: str) -> list[str]:
@@ -55,8 +111,7 @@ def special_pixels(path: str) -> list[str]:
 def require_readable(paths: Sequence[str]) -> None:
     """Open image files without decoding them, so that a run ends before its first step and not after its last.
 
-    Args:
-        paths: The files; of more than `OPENED_MAX` every second, third, ... is opened.
+    Of more than `OPENED_MAX` every second, third, ... is opened.
 
     Raises:
         ImageReadError: Files that cannot be opened; counts them and names some.
@@ -89,16 +144,6 @@ def _opened(path: str) -> Iterator[Image.Image]:
 
 def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _as_people_see(image: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)
-    if _is_deep(image):
-        return _to_8_bits(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -55,13 +55,10 @@ class Tee:
 
 
 def setup_logger(output: str | None = None) -> Tee | None:
-    """Copy everything printed from now on into a file.
-
-    Args:
-        output: A folder (log.txt is made in it) or a file ending in .txt or .log; None does nothing.
+    """Copy everything printed from now on into a file ending in .txt or .log, or into log.txt in a folder.
 
     Returns:
-        The tee, to be closed at the end of the run, or None.
+        The tee, to be closed at the end of the run; None without an output.
     """
     if not output:
         return None

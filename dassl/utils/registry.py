@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from dassl.names import choose
-
-T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Registry:
@@ -24,33 +22,18 @@ class Registry:
     def register(self, obj: Any = None, force: bool = False) -> Any:
         """Register an object under its `__name__`: as a decorator, `@R.register()`, or a call, `R.register(obj)`.
 
-        Args:
-            obj: The object, or None for the decorator.
-            force: Replace an object of the same name.
-
         Raises:
             KeyError: The name is taken and `force` is off.
         """
         if obj is None:
-
-            def decorate(target: T) -> T:
-                self._add(target, force)
-                return target
-
-            return decorate
-        self._add(obj, force)
-        return obj
-
-    def _add(self, obj: Any, force: bool) -> None:
+            return partial(self.register, force=force)
         known = self._objects.get(obj.__name__)
         # Importing the same file twice under one name is no conflict.
-        same = known is not None and (known.__module__, known.__qualname__) == (
-            obj.__module__,
-            obj.__qualname__,
-        )
+        same = known is not None and (known.__module__, known.__qualname__) == (obj.__module__, obj.__qualname__)
         if known is not None and not same and not force:
             raise KeyError(f"{self._name} {obj.__name__!r} is already registered by {known.__module__}")
         self._objects[obj.__name__] = obj
+        return obj
 
     def get(self, name: str) -> Any:
         """The object of that name.

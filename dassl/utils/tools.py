@@ -10,8 +10,10 @@ import random
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -22,19 +24,10 @@ import torch
 from tqdm import tqdm
 
 T = TypeVar("T")
+R = TypeVar("R")
 _HOST = platform.node().partition(".")[0]  # in the names of unfinished files: folders may be shared
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "yacs",
-    "numpy",
-    "pillow",
-    "tensorboard",
-    "safetensors",
-    "timm",
-)
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "yacs", "numpy", "pillow", "tensorboard", "safetensors", "timm")
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -156,6 +149,27 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """`map` in threads, in order: results of up to `ahead` items beyond the one that is asked for are made ready.
+
+    Args:
+        function: Called in the threads; what it raises comes out where its result would.
+        items: Taken one by one as results are asked for, in the caller's thread.
+        threads: How many, at least 1.
+        ahead: At least 1; no more than this and one results are held at once.
+    """
+    pool, pending = ThreadPoolExecutor(threads), deque[Future[R]]()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # the caller may have stopped asking
+        pool.shutdown(cancel_futures=True)
+
+
 def progress(iterable: Iterable[T], desc: str, **kwargs: Any) -> Iterable[T]:
     """A tqdm bar on a terminal, and a line now and then elsewhere (a log file, a pipe)."""
     if sys.stderr.isatty():
@@ -179,10 +193,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -38,10 +38,7 @@ def save_checkpoint(
         The file's path.
     """
     if remove_module_from_keys:
-        state = {
-            **state,
-            "state_dict": {k.removeprefix("module."): v for k, v in state["state_dict"].items()},
-        }
+        state = {**state, "state_dict": {k.removeprefix("module."): v for k, v in state["state_dict"].items()}}
     path = os.path.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
     content = io.BytesIO()  # torch's own writer hides a full disk behind "unexpected pos"
     torch.save(state, content)
@@ -73,13 +70,7 @@ def _stand_in(name: str) -> Any:
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
-
-    Args:
-        fpath: The file.
-
-    Returns:
-        Its dictionary.
+    """A checkpoint's dictionary, read onto the CPU without running any code from it.
 
     Raises:
         FileNotFoundError: No such file.
@@ -115,16 +106,9 @@ def checkpoint_epochs(folder: str) -> list[int]:
 
 
 def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
-    """Load the last checkpoint of a folder into a model, an optimiser and a scheduler.
+    """Load the checkpoint that a folder's `checkpoint` file names; gives the epochs done.
 
-    Args:
-        fdir: Folder with a `checkpoint` file.
-        model: Gets the weights.
-        optimizer: Gets its state, if given.
-        scheduler: Gets its state, if given.
-
-    Returns:
-        Epochs done.
+    The optimiser and the scheduler, if given, get the states that it holds.
     """
     checkpoint = load_checkpoint(os.path.join(fdir, read_text(Path(fdir, "checkpoint")).strip()))
     model.load_state_dict(checkpoint["state_dict"])
@@ -135,11 +119,7 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Load the weights that fit by name and shape, and print which did not.
-
-    Args:
-        model: Gets the weights.
-        weight_path: A checkpoint or a plain state dict.
+    """Load the weights of a checkpoint or a plain state dict that fit by name and shape, and print which did not.
 
     Raises:
         ValueError: None fits.
@@ -176,8 +156,6 @@ def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:
         return sum(p.numel() for p in model.parameters())
     if params is None:
         raise ValueError("give a model or params")
-    total = 0
-    for item in params:
-        group = item["params"] if isinstance(item, dict) else [item]
-        total += sum(p.numel() for p in ([group] if isinstance(group, torch.Tensor) else group))
+    groups = (item["params"] if isinstance(item, dict) else item for item in params)
+    total: int = sum(p.numel() for group in groups for p in ([group] if isinstance(group, torch.Tensor) else group))
     return total

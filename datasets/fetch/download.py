@@ -54,11 +54,9 @@ class _Paced(io.RawIOBase):
         self.raw, self.useful, self.before, self.since = raw, 0, 0, time.monotonic()
 
     def readable(self) -> bool:
-        """True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """As the connection; raises http.client.HTTPException when it is too slow."""
         if (now := time.monotonic()) - self.since >= TIMEOUT_SEC:
             came = self.useful - self.before
             if came < SLOWEST_BYTES_PER_SEC * TIMEOUT_SEC:
@@ -67,7 +65,6 @@ class _Paced(io.RawIOBase):
         return self.raw.readinto(buffer)
 
     def close(self) -> None:
-        """Close the connection too."""
         self.raw.close()
         super().close()
 
@@ -180,13 +177,14 @@ def _fetch(url: str, partial: str, limit_bytes: float) -> None:
         if tag:
             with open(partial + ".tag", "w", encoding="utf-8") as f:
                 f.write(tag)
+        title = os.path.basename(partial).removesuffix(".part")
         free = shutil.disk_usage(os.path.dirname(partial)).free
         if total and total - have > free:
             needed = f"{(total - have) / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free"
             raise OSError(errno.ENOSPC, f"No space left on device ({needed})", partial)
         with (
             open(partial, "ab" if have else "wb") as f,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=_title(partial)) as bar,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=title) as bar,
         ):
             while chunk := answer.read1(CHUNK_BYTES):  # what has come; `read` would wait for all of a chunk
                 f.write(chunk)
@@ -200,10 +198,6 @@ def _fetch(url: str, partial: str, limit_bytes: float) -> None:
         raise http.client.HTTPException(f"the connection ended after {have:,} of {total:,} bytes")
 
 
-def _title(partial: str) -> str:
-    return os.path.basename(partial).removesuffix(".part")
-
-
 def _forget(partial: str) -> None:
     for path in (partial, partial + ".tag"):
         if os.path.exists(path):
@@ -212,23 +206,13 @@ def _forget(partial: str) -> None:
 
 def _wrong_sum(path: str, md5: str, sha256: str) -> str:
     for name, expected in (("md5", md5), ("sha256", sha256)):
-        if expected:
-            found = checksum(path, name)
-            if found != expected.lower():
-                return f"the {name.upper()} is {found}, published is {expected.lower()}"
+        if expected and (found := checksum(path, name)) != expected.lower():
+            return f"the {name.upper()} is {found}, published is {expected.lower()}"
     return ""
 
 
 def checksum(path: str, name: str) -> str:
-    """Hex digest of a file.
-
-    Args:
-        path: the file.
-        name: ``md5`` or ``sha256``.
-
-    Returns:
-        The digest.
-    """
+    """The ``md5`` or ``sha256`` of a file, as hex digits."""
     digest = hashlib.new(name, usedforsecurity=False)
     with open(path, "rb") as f, tqdm(total=os.path.getsize(path), unit="B", unit_scale=True,
                                      desc=f"Checking {os.path.basename(path)}", leave=False) as bar:  # fmt: skip
@@ -247,33 +231,23 @@ MEMBER_BYTES = 4096  # what a file or folder takes on the disk at least: a milli
 HEADER_BYTES = 1 << 20  # the most that tarfile may read before a member: it keeps headers in memory
 DIRECTORY_BYTES = 1 << 26  # the most that zipfile may read at first: 600,000 files need that
 
+Member = tuple[str, int, IO[bytes] | None]  # name (ends in / for folders), bytes, contents (None if no regular file)
 
-class _Pieces(io.RawIOBase):
+
+class _Pieces:
     """A stream for tarfile or zipfile that refuses to read more than `left` bytes until that is set anew."""
 
     def __init__(self, stream: IO[bytes], left: float) -> None:
         self.stream, self.left = stream, left
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """As the stream; raises tarfile.ReadError for too large a piece."""
         size = 1 << 17 if size == -1 else size  # zipfile, at the end of the file: a comment of at most 64 KiB
         if not 0 <= size <= self.left:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         data = self.stream.read(size)
         self.left -= len(data)
         return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As the stream."""
-        return self.stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        """As the stream."""
-        return self.stream.tell()
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
 
 
 def unpack(
@@ -298,18 +272,22 @@ def unpack(
     title = f"Unpacking {os.path.basename(archive)}"
     try:
         with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc=title, disable=not bar) as shown:
-            members = _zip_members if archive.endswith(".zip") else _tar_members
+            members = _zip_members if archive.endswith(".zip") else tar_members
             for name, size, source in members(archive, shown):
                 if size < 0:  # tarfile would go back by it, for ever
                     raise tarfile.ReadError(f"a member of {size} bytes")
                 written += size + MEMBER_BYTES * (1 + name.count("/"))  # as the archive says, before any is written
                 if written > limit_bytes or size > room:
-                    _refuse_flood(archive, written, min(limit_bytes, room))
+                    raise UnpackError(
+                        f"{archive} would unpack to {written / 1e9:,.2f} GB or more, and "
+                        f"{min(limit_bytes, room) / 1e9:,.2f} GB are the most for it: it is not the published archive, "
+                        "or the disk is too small. Nothing of it was kept."
+                    )
                 if source is None:
                     left_out += not name.endswith("/")
                     continue
-                target = safe_path(folder, name)
-                if target is None or not _wanted(name, only):
+                target = _safe_path(folder, name)
+                if not target or (only and not any(f"/{part}/" in f"/{name}/" for part in only)):
                     continue
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with source, open(target, "wb") as f:
@@ -330,39 +308,15 @@ def unpack(
         print(f"Left out {left_out} links or devices of {os.path.basename(archive)}.")
 
 
-def _refuse_flood(archive: str, size: float, limit: float) -> None:
-    raise UnpackError(
-        f"{archive} would unpack to {size / 1e9:,.2f} GB or more, and {limit / 1e9:,.2f} GB are the most for it: "
-        "it is not the published archive, or the disk is too small. Nothing of it was kept."
-    )
-
-
-def _wanted(name: str, only: Sequence[str]) -> bool:
-    return not only or any(f"/{part}/" in f"/{name}/" for part in only)
-
-
-def safe_path(folder: str, name: str) -> str | None:
-    """Where a member of an archive belongs.
-
-    Args:
-        folder: the folder that is unpacked into.
-        name: the member's name.
-
-    Returns:
-        The path, or None for the side files that macOS adds.
-
-    Raises:
-        UnpackError: the name is absolute or climbs out.
-    """
+def _safe_path(folder: str, name: str) -> str:
+    """Where a member of an archive belongs, or "" for the side files that macOS adds."""
     parts = [p for p in name.replace("\\", "/").split("/") if p not in ("", ".")]
     if name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name) or ".." in parts or "\0" in name or not parts:
         raise UnpackError(f"The archive holds {name!r}, which would leave the folder. Nothing of it was kept.")
-    if "__MACOSX" in parts or parts[-1].startswith("._"):
-        return None
-    return os.path.join(folder, *parts)
+    return "" if "__MACOSX" in parts or parts[-1].startswith("._") else os.path.join(folder, *parts)
 
 
-def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
+def _zip_members(path: str, bar: Any) -> Iterator[Member]:
     with open(path, "rb") as raw:
         pieces: Any = _Pieces(raw, DIRECTORY_BYTES)
         with zipfile.ZipFile(pieces) as archive:
@@ -376,16 +330,11 @@ def _zip_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | No
                 bar.update(info.compress_size)
 
 
-def _tar_members(path: str, bar: Any) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    for member, source in tar_members(path, bar):
-        yield member.name + "/" * member.isdir(), member.size, source
-
-
-def tar_members(path: str, bar: Any) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Members of a tar file, with their contents; None for folders, links and devices.
+def tar_members(path: str, bar: Any) -> Iterator[Member]:
+    """Members of a tar file.
 
     Args:
-        path: the archive; its name or its first bytes say how it is compressed.
+        path: the archive; its first bytes say how it is compressed.
         bar: gets the progress, in bytes of the file.
 
     Raises:
@@ -400,7 +349,8 @@ def tar_members(path: str, bar: Any) -> Iterator[tuple[tarfile.TarInfo, IO[bytes
         with tarfile.open(fileobj=pieces, mode="r:") as archive:
             for member in archive:
                 pieces.left = math.inf
-                yield member, archive.extractfile(member) if member.isreg() else None
+                source = archive.extractfile(member) if member.isreg() else None
+                yield member.name + "/" * member.isdir(), member.size, source
                 pieces.left = HEADER_BYTES
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep a million of them in memory
                 bar.update(raw.tell() - bar.n)

@@ -53,14 +53,13 @@ def _unpack_train(archive: str, scratch: str) -> None:
     """One archive of 1,000 archives, each of one class; taken one by one, as all of them would double the space."""
     try:
         with tqdm(total=os.path.getsize(archive), unit="B", unit_scale=True, desc="Unpacking train") as bar:
-            for member, source in tar_members(archive, bar):
-                name = os.path.basename(member.name)
+            for name, _, source in tar_members(archive, bar):
                 if source is None or not name.endswith(".tar"):
                     continue
-                inner = os.path.join(scratch, name)
+                inner = os.path.join(scratch, os.path.basename(name))
                 with source, open(inner, "wb") as f:
                     shutil.copyfileobj(source, f)
-                unpack(inner, os.path.join(scratch, "train", name.removesuffix(".tar")), bar=False)
+                unpack(inner, os.path.join(scratch, "train", os.path.basename(name).removesuffix(".tar")), bar=False)
                 os.remove(inner)
     except DAMAGED as e:
         raise UnpackError(f"{archive} is damaged ({e}).") from e

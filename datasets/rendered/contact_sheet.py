@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from datasets.rendered.render import DOMAINS, VOCABULARIES, render
-from datasets.shapes import image_rng
+from ..shapes import image_rng
+from .render import DOMAINS, VOCABULARIES, render
 
 LABEL_PX, HEAD_PX = 84, 16
 

@@ -1,30 +1,10 @@
 """Vector outlines of the classes of `Shapes`: one function a class, in the terms of `datasets.rendered.outlines`."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np
 
-from datasets.rendered.outlines import (
-    DARK,
-    LIGHT,
-    MAIN,
-    SECOND,
-    Glyph,
-    Part,
-    arc,
-    fill,
-    rect,
-    smooth,
-    spikes,
-    stroke,
-    turn,
-)
-
-
-def _circle(r: random.Random) -> list[Part]:
-    return [fill(MAIN, arc(0, 0, 1, r.uniform(0.92, 1.0), n=36))]
+from .outlines import DARK, LIGHT, MAIN, SECOND, Glyph, Part, arc, circle, fill, rect, smooth, star, stroke, turn
 
 
 def _square(r: random.Random) -> list[Part]:
@@ -36,10 +16,6 @@ def _triangle(r: random.Random) -> list[Part]:
     return [fill(MAIN, [(r.uniform(-0.25, 0.25), -1), (1, r.uniform(0.6, 0.8)), (-1, r.uniform(0.6, 0.8))])]
 
 
-def _star(r: random.Random) -> list[Part]:
-    return [fill(MAIN, spikes(5, r.uniform(0.36, 0.5)))]
-
-
 def _heart(r: random.Random) -> list[Part]:
     t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 16
@@ -48,20 +24,9 @@ def _heart(r: random.Random) -> list[Part]:
 
 def _cross(r: random.Random) -> list[Part]:
     a = r.uniform(0.22, 0.36)
-    quarter = [
-        (-a, -1),
-        (a, -1),
-        (a, -a),
-        (1, -a),
-        (1, a),
-        (a, a),
-        (a, 1),
-        (-a, 1),
-        (-a, a),
-        (-1, a),
-        (-1, -a),
-    ]
-    return [fill(MAIN, [*quarter, (-a, -a)])]
+    top = np.array([(-a, -1), (a, -1), (a, -a)])
+    right = top[:, ::-1] * (-1, 1)
+    return [fill(MAIN, np.concatenate([top, right, -top, -right]))]
 
 
 def _moon(r: random.Random) -> list[Part]:
@@ -259,14 +224,7 @@ def _anchor(r: random.Random) -> list[Part]:
     hooks = arc(0, 0.2, k, 0.68, 5, 175, 18)
     flukes = [[(s * k - 0.22, 0.34), (s * k + s * 0.06, -0.06), (s * k + 0.22, 0.34)] for s in (-1, 1)]
     return [
-        stroke(
-            MAIN,
-            0.15,
-            arc(0, -0.82, 0.17, 0.17, n=18),
-            [(0, -0.65), (0, 0.85)],
-            [(-0.45, y), (0.45, y)],
-            hooks,
-        ),
+        stroke(MAIN, 0.15, arc(0, -0.82, 0.17, 0.17, n=18), [(0, -0.65), (0, 0.85)], [(-0.45, y), (0.45, y)], hooks),
         fill(MAIN, *flukes),
     ]
 
@@ -322,10 +280,7 @@ def _rocket(r: random.Random) -> list[Part]:
 
 def _cactus(r: random.Random) -> list[Part]:
     a, b = r.uniform(-0.2, 0.05), r.uniform(-0.1, 0.15)
-    arms = (
-        [(0, a + 0.35), (-0.5, a + 0.35), (-0.55, a - 0.3)],
-        [(0, b + 0.3), (0.5, b + 0.3), (0.55, b - 0.35)],
-    )
+    arms = ([(0, a + 0.35), (-0.5, a + 0.35), (-0.55, a - 0.3)], [(0, b + 0.3), (0.5, b + 0.3), (0.55, b - 0.35)])
     pot = [(-0.45, 0.6), (0.45, 0.6), (0.34, 1.05), (-0.34, 1.05)]
     return [stroke(MAIN, 0.26, [(0, -0.85), (0, 0.65)], *arms), fill(SECOND, pot)]
 
@@ -347,11 +302,7 @@ def _hourglass(r: random.Random) -> list[Part]:
     x = n + (w - n) * (y - 0.05) / 0.8
     return [
         fill(LIGHT, [(-w, -0.85), (w, -0.85), (n, 0), (w, 0.85), (-w, 0.85), (-n, 0)]),
-        fill(
-            MAIN,
-            [(-x * 0.75, -y * 0.75), (x * 0.75, -y * 0.75), (0, 0)],
-            [(-w, 0.85), (0, 0.85 - y), (w, 0.85)],
-        ),
+        fill(MAIN, [(-x * 0.75, -y * 0.75), (x * 0.75, -y * 0.75), (0, 0)], [(-w, 0.85), (0, 0.85 - y), (w, 0.85)]),
         fill(SECOND, rect(-w - 0.14, -1, w + 0.14, -0.8), rect(-w - 0.14, 0.8, w + 0.14, 1)),
     ]
 
@@ -362,18 +313,15 @@ def _snowman(r: random.Random) -> list[Part]:
         fill(MAIN, arc(0, 0.5, d, d * 0.9, n=28)),
         fill(MAIN, arc(0, -0.25, 0.36, 0.35, n=24)),
         fill(DARK, rect(-0.45, -0.62, 0.45, -0.5), rect(-0.27, -1.05, 0.27, -0.5)),
-        fill(
-            DARK,
-            *[arc(x, y, 0.05, 0.05, n=8) for x, y in ((-0.13, -0.33), (0.13, -0.33), (0, 0.3), (0, 0.6))],
-        ),
+        fill(DARK, *[arc(x, y, 0.05, 0.05, n=8) for x, y in ((-0.13, -0.33), (0.13, -0.33), (0, 0.3), (0, 0.6))]),
         fill(SECOND, [(0, -0.25), (0.34, -0.16), (0, -0.13)]),
     ]
 
 
 # The order of the labels: mixed, so that both halves ("base" and "new" classes) are of like difficulty.
 _ORDER: tuple[Glyph, ...] = (
-    _fish, _square, _umbrella, _leaf, _crown, _cloud, _bird, _star, _mug, _ladder, _heart, _rocket,
-    _tree, _arrow, _bell, _glasses, _snowman, _mushroom, _butterfly, _circle, _key, _house, _moon, _cactus,
+    _fish, _square, _umbrella, _leaf, _crown, _cloud, _bird, star, _mug, _ladder, _heart, _rocket,
+    _tree, _arrow, _bell, _glasses, _snowman, _mushroom, _butterfly, circle, _key, _house, _moon, _cactus,
     _car, _triangle, _bottle, _sun, _apple, _anchor, _flower, _cross, _boat, _lightning, _hourglass, _hammer,
 )  # fmt: skip
 SHAPES: dict[str, Glyph] = {glyph.__name__.strip("_"): glyph for glyph in _ORDER}

@@ -7,8 +7,6 @@ they still fill the frame after a rotation. The order of a vocabulary is the ord
 mixed, so that its first half ("base") and its second half ("new") are of like difficulty.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import random
@@ -73,11 +71,16 @@ def smooth(points: Sequence[Sequence[float]], closed: bool = True, steps: int = 
     return np.concatenate(pieces if closed else [*pieces, p[-1:]])
 
 
-def spikes(n: int, inner: float, outer: float = 1.0) -> Points:
-    """The outline of a regular star with `n` tips."""
-    radii = np.tile([outer, inner], n)
-    angles = np.pi * np.arange(2 * n) / n - np.pi / 2
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+def star(r: random.Random) -> list[Part]:
+    """A regular star with five tips."""
+    radii = np.tile([1.0, r.uniform(0.36, 0.5)], 5)
+    angles = np.pi * np.arange(10) / 5 - np.pi / 2
+    return [fill(MAIN, np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))]
+
+
+def circle(r: random.Random) -> list[Part]:
+    """A disc, a little flattened."""
+    return [fill(MAIN, arc(0, 0, 1, r.uniform(0.92, 1.0), n=36))]
 
 
 _REACH = 1.5  # half side of the square that a pattern covers
@@ -115,10 +118,7 @@ def _zigzag(r: random.Random) -> list[Part]:
     step, rows = r.uniform(0.3, 0.45), r.uniform(0.42, 0.6)
     x = np.arange(-2, 2, step)
     teeth = np.where(np.arange(len(x)) % 2, 1, -1) * step * 0.5
-    return [
-        _ground(),
-        stroke(MAIN, rows * 0.42, *[np.stack([x, y + teeth], axis=1) for y in _steps(rows, r)]),
-    ]
+    return [_ground(), stroke(MAIN, rows * 0.42, *[np.stack([x, y + teeth], axis=1) for y in _steps(rows, r)])]
 
 
 def _waves(r: random.Random) -> list[Part]:
@@ -166,10 +166,7 @@ def _confetti(r: random.Random) -> list[Part]:
         papers[i % 3].append(
             np.stack([centre + s * a * u + t * b * v for s, t in ((1, 1), (1, -1), (-1, -1), (-1, 1))])
         )
-    return [
-        _ground(LIGHT),
-        *[fill(role, *some) for role, some in zip((MAIN, SECOND, DARK), papers, strict=True)],
-    ]
+    return [_ground(LIGHT), *[fill(role, *some) for role, some in zip((MAIN, SECOND, DARK), papers, strict=True)]]
 
 
 def _plaid(r: random.Random) -> list[Part]:
@@ -213,14 +210,6 @@ def _digit(number: int, r: random.Random) -> list[Part]:
     return [stroke(MAIN, r.uniform(0.12, 0.32), *paths[number])]
 
 
-def _star(r: random.Random) -> list[Part]:
-    return [fill(MAIN, spikes(5, r.uniform(0.36, 0.5)))]
-
-
-def _disc(r: random.Random) -> list[Part]:
-    return [fill(MAIN, arc(0, 0, 1, r.uniform(0.92, 1.0), n=36))]
-
-
 def _count(number: int, shape: Glyph, r: random.Random) -> list[Part]:
     """`number` separate copies of a shape, thrown onto a 3 x 3 board."""
     places = r.sample([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], number)
@@ -241,7 +230,7 @@ PATTERNS: dict[str, Glyph] = {
 }  # fmt: skip
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS: dict[str, Glyph] = {_WORDS[n]: functools.partial(_digit, n) for n in (3, 8, 0, 5, 7, 9, 2, 6, 1, 4)}
-_NOUNS: dict[str, Glyph] = {"star": _star, "circle": _disc}
+_NOUNS: dict[str, Glyph] = {"star": star, "circle": circle}
 _COUNTED = ("3 star", "1 circle", "5 circle", "2 star", "4 circle", "6 star", "2 circle", "5 star",
             "6 circle", "1 star", "3 circle", "4 star")  # fmt: skip
 COUNTS: dict[str, Glyph] = {

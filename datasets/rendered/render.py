@@ -4,8 +4,6 @@
 numpy are used. Pictures are drawn at twice the asked size and averaged down.
 """
 
-from __future__ import annotations
-
 import math
 import random
 
@@ -13,17 +11,13 @@ import numpy as np
 from PIL import Image
 
 from dassl.names import choose
-from datasets.rendered.glyphs import SHAPES
-from datasets.rendered.outlines import COUNTS, DIGITS, PATTERNS, Glyph, Part
-from datasets.rendered.styles import STYLES, Colour, hsv, luminance, mix
+
+from .glyphs import SHAPES
+from .outlines import COUNTS, DIGITS, PATTERNS, Glyph, Part
+from .styles import STYLES, Palette, hsv, luminance, mix
 
 DOMAINS = tuple(STYLES)
-VOCABULARIES: dict[str, dict[str, Glyph]] = {
-    "Shapes": SHAPES,
-    "Patterns": PATTERNS,
-    "Digits": DIGITS,
-    "Counts": COUNTS,
-}
+VOCABULARIES: dict[str, dict[str, Glyph]] = {"Shapes": SHAPES, "Patterns": PATTERNS, "Digits": DIGITS, "Counts": COUNTS}
 # Classes that stay themselves at any angle; all others turn by at most 22 degrees.
 _ANY_ANGLE = {"star", "circle", "sun", "key", "hammer", "leaf", "arrow", "stripes", "polka dots", "confetti",
               "spiral", "rings", "honeycomb"}  # fmt: skip
@@ -85,7 +79,7 @@ def _place(parts: list[Part], name: str, dataset: str, rng: random.Random, side:
     return [Part(p.role, [path * unit + shift for path in p.paths], p.width * unit) for p in turned]
 
 
-def _palette(name: str, rng: random.Random) -> list[Colour]:
+def _palette(name: str, rng: random.Random) -> Palette:
     """Colours of the roles MAIN, SECOND, DARK and LIGHT."""
     hue = rng.random()
     second = hue + rng.uniform(0.25, 0.75)
@@ -95,9 +89,4 @@ def _palette(name: str, rng: random.Random) -> list[Colour]:
     other = hsv(second, rng.uniform(0.4, 0.9), rng.uniform(0.4, 0.95))
     if abs(luminance(main) - luminance(other)) < 40:  # keep the two apart in grey as well
         other = mix(other, (255, 255, 255) if luminance(main) < 128 else (20, 20, 30), 0.5)
-    return [
-        main,
-        other,
-        hsv(rng.random(), 0.4, rng.uniform(0.1, 0.25)),
-        hsv(rng.random(), 0.1, rng.uniform(0.85, 1)),
-    ]
+    return [main, other, hsv(rng.random(), 0.4, rng.uniform(0.1, 0.25)), hsv(rng.random(), 0.1, rng.uniform(0.85, 1))]

@@ -9,12 +9,9 @@ A style is a function of the placed parts (in a frame of twice the size), the co
 generators, the size in pixels and the name of the data set: `Patterns` fill the frame and have no background.
 """
 
-from __future__ import annotations
-
 import colorsys
 import functools
 import math
-from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -22,10 +19,11 @@ from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from PIL.ImageDraw import ImageDraw as Draw
 
-from datasets.rendered.outlines import DARK, MAIN, Part, Points
+from .outlines import DARK, MAIN, Part, Points
 
 Parts = list[Part]
 Colour = tuple[int, int, int]
+Palette = list[Colour]  # of the roles MAIN, SECOND, DARK and LIGHT
 Ink = int | Colour
 Path = list[tuple[float, float]]
 _CLAY: Colour = (128, 112, 92)  # painters mute their colours with it
@@ -111,21 +109,18 @@ def _draw(draw: Draw, part: Part, fill: Ink, rim: Ink | None = None, rim_width: 
             draw.polygon(path, fill=fill)
 
 
-def _masks(parts: Parts, side: int) -> tuple[Image.Image, Image.Image]:
-    """Coverage of the object, and the same with dents along the borders of its parts; half of `side` wide."""
-    flat, dented = Image.new("L", (side, side)), Image.new("L", (side, side))
-    draw_flat, draw_dented = ImageDraw.Draw(flat), ImageDraw.Draw(dented)
+def _mask(parts: Parts, size: int, rim: int | None = None) -> Image.Image:
+    """Coverage of the object, with dents along the borders of its parts where `rim` is given."""
+    image = Image.new("L", (2 * size, 2 * size))
     for part in parts:
-        _draw(draw_flat, part, 255)
-        _draw(draw_dented, part, 255, 110, side / 100)
-    return flat.reduce(2), dented.reduce(2)
+        _draw(ImageDraw.Draw(image), part, 255, rim, size / 50)
+    return image.reduce(2)
 
 
-def _albedo(parts: Parts, palette: list[Colour], side: int) -> Image.Image:
-    image = Image.new("RGB", (side, side), palette[parts[0].role])
-    draw = ImageDraw.Draw(image)
+def _albedo(parts: Parts, palette: Palette, size: int) -> Image.Image:
+    image = Image.new("RGB", (2 * size, 2 * size), palette[parts[0].role])
     for part in parts:
-        _draw(draw, part, palette[part.role], palette[part.role], side / 200)
+        _draw(ImageDraw.Draw(image), part, palette[part.role], palette[part.role], size / 100)
     return image.reduce(2)
 
 
@@ -147,11 +142,11 @@ def _clutter(avoid: Colour, rng: Random, size: int, blobs: bool) -> np.ndarray:
     return np.asarray(image, dtype=np.float32)
 
 
-def _photo(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
+def _photo(parts: Parts, palette: Palette, rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     scale = size / 64
-    mask_image, dented = _masks(parts, 2 * size)
+    mask_image, dented = _mask(parts, size), _mask(parts, size, rim=110)
     mask = np.asarray(mask_image, dtype=np.float32)[..., None] / 255
-    albedo = np.asarray(_albedo(parts, palette, 2 * size), dtype=np.float32)
+    albedo = np.asarray(_albedo(parts, palette, size), dtype=np.float32)
     bumps = dented.filter(ImageFilter.GaussianBlur((1.2 if dataset == "Patterns" else rng.uniform(1.5, 3.2)) * scale))
     height = np.asarray(bumps, dtype=np.float32) / 255
     dy, dx = np.gradient(height)
@@ -163,9 +158,8 @@ def _photo(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, si
     gloss = np.asarray(np.clip(-slope * 1.2 - 0.25, 0, 1) ** 2 * rng.uniform(0, 300))
     body = albedo * np.clip(shade, 0.18, 1.35)[..., None] + gloss[..., None]
     scene = _clutter(palette[MAIN], rng, size, dataset != "Counts")
-    scene = (
-        scene * (0.92 + 0.1 * glow + 0.03 * _crop_noise(4, rng, size) + 0.05 * _crop_noise(16, rng, size))[..., None]
-    )
+    haze = 0.92 + 0.1 * glow + 0.03 * _crop_noise(4, rng, size) + 0.05 * _crop_noise(16, rng, size)
+    scene = scene * haze[..., None]
     reach = round(rng.uniform(2, 5) * scale)
     offset = ImageChops.offset(mask_image, round(-math.cos(light) * reach), round(-math.sin(light) * reach))
     shadow = np.asarray(offset.filter(ImageFilter.GaussianBlur(2.0 * scale)), dtype=np.float32)[..., None] / 255
@@ -204,7 +198,7 @@ def _pencil(
         start = stop if rng.random() < 0.3 else stop - 1
 
 
-def _sketch(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
+def _sketch(parts: Parts, palette: Palette, rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     side = 2 * size
     paper = rng.randint(238, 255)
     image = Image.new("L", (side, side), paper)
@@ -277,33 +271,26 @@ def _scribble(image: Image.Image, mask: Image.Image, rng: Random, side: int, wid
     image.paste(min(150, tone + 30), (0, 0), ImageChops.multiply(layer, mask))
 
 
-def _painting(
-    parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str
-) -> Image.Image:
+def _painting(parts: Parts, palette: Palette, rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     side = 2 * size
     muted = [mix(colour, _CLAY, rng.uniform(0.1, 0.35)) for colour in palette]
-    mask, _ = _masks(parts, side)
-    base = np.asarray(_albedo(parts, muted, side), dtype=np.float32)
+    mask = _mask(parts, size)
+    base = np.asarray(_albedo(parts, muted, size), dtype=np.float32)
     tones = [mix(_backdrop(muted[MAIN], rng, (0.15, 0.6), (0.15, 0.95)), _CLAY, 0.12) for _ in range(2)]
     tones[1] = mix(tones[0], tones[1], 0.5)  # the middle of a wide gradient could hide the object
     ground = Image.new("RGB", (side, side), tones[0])
     angle, bend = rng.uniform(0, math.pi), rng.uniform(-1.5, 1.5)
     if dataset != "Patterns":
         rows = np.linspace(0, 1, 10)[:, None] * (np.array(tones[1]) - np.array(tones[0])) + np.array(tones[0])
-
-        def scenery(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            return rows[np.minimum(9, y * 10 // side)]
-
-        _brush(ImageDraw.Draw(ground), nrng, 90, side, scenery, angle, bend, side * 0.1, side * 0.2, 10)
+        x, y = nrng.integers(0, side, (2, 90))
+        scenery = rows[np.minimum(9, y * 10 // side)]
+        _brush(ground, nrng, x, y, scenery, angle, bend, side * 0.1, side * 0.2, 10)
     object_layer = Image.fromarray(base.astype(np.uint8)).resize((side, side))
-    light = rng.uniform(-0.25, 0.25), rng.uniform(-0.35, -0.2)
-
-    def lit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        glow = 1 + light[0] * (x / side - 0.5) * 2 + light[1] * (y / side - 0.5) * 2
-        return base[y // 2, x // 2] * glow[:, None]
-
+    x, y = nrng.integers(0, side, (2, 170))
+    light_x, light_y = rng.uniform(-0.25, 0.25), rng.uniform(-0.35, -0.2)
+    lit = base[y // 2, x // 2] * (1 + light_x * (x / side - 0.5) * 2 + light_y * (y / side - 0.5) * 2)[:, None]
     angle += rng.uniform(0.4, 1.2)
-    _brush(ImageDraw.Draw(object_layer), nrng, 170, side, lit, angle, bend, side * 0.032, side * 0.085, 16)
+    _brush(object_layer, nrng, x, y, lit, angle, bend, side * 0.032, side * 0.085, 16)
     edge = mask.resize((side, side), Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(side / 120))
     halo = mask.filter(ImageFilter.GaussianBlur(size / 32)).point(lambda level: level * 2 // 5).resize((side, side))
     ground.paste((25, 20, 30) if luminance(muted[MAIN]) > luminance(tones[0]) - 20 else (250, 240, 220), (0, 0), halo)
@@ -312,7 +299,7 @@ def _painting(
     picture = np.asarray(small, dtype=np.float32)
     grey = np.asarray(small.convert("L"), dtype=np.float32)
     relief = np.clip(grey - np.roll(grey, 1, (0, 1)), -30, 30)  # thick paint catches the light
-    weave = 5 * (_weave(size)) + 5 * _crop_noise(2, rng, size)
+    weave = 5 * _weave(size) + 5 * _crop_noise(2, rng, size)
     return Image.fromarray(np.clip(picture + (0.5 * relief + weave)[..., None], 0, 255).astype(np.uint8))
 
 
@@ -323,31 +310,30 @@ def _weave(size: int) -> np.ndarray:
 
 
 def _brush(
-    draw: Draw,
+    image: Image.Image,
     nrng: Generator,
-    n: int,
-    side: int,
-    colours: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    tones: np.ndarray,
     angle: float,
     bend: float,
     width: float,
     length: float,
     jitter: float,
 ) -> None:
-    """`n` short thick strokes along a bending flow; `colours` maps pixel positions to RGB rows."""
-    x, y = nrng.integers(0, side, n), nrng.integers(0, side, n)
-    tones = np.asarray(colours(x, y)) + nrng.normal(0, jitter, (n, 1)) + nrng.normal(0, jitter / 3, (n, 3))
-    tones = np.clip(tones, 0, 255).astype(int).tolist()
-    flow = angle + bend * (x + y) / (2 * side) + nrng.normal(0, 0.25, n)
+    """Short thick strokes along a bending flow, about the pixels `x`, `y` [N] in about the colours `tones` [N, 3]."""
+    n, draw = len(x), ImageDraw.Draw(image)
+    tones = tones + nrng.normal(0, jitter, (n, 1)) + nrng.normal(0, jitter / 3, (n, 3))
+    flow = angle + bend * (x + y) / (2 * image.width) + nrng.normal(0, 0.25, n)
     half = length * nrng.uniform(0.35, 0.65, n)
     u, v = half * np.cos(flow), half * np.sin(flow)
     ends = np.stack([x - u, y - v, x + u, y + v], axis=1).tolist()
     widths = np.maximum(2, width * nrng.uniform(0.6, 1.3, n)).astype(int).tolist()
-    for tone, end, w in zip(tones, ends, widths, strict=True):
+    for tone, end, w in zip(np.clip(tones, 0, 255).astype(int).tolist(), ends, widths, strict=True):
         draw.line(end, fill=tuple(tone), width=w)
 
 
-def _cartoon(parts: Parts, palette: list[Colour], rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
+def _cartoon(parts: Parts, palette: Palette, rng: Random, nrng: Generator, size: int, dataset: str) -> Image.Image:
     side = 2 * size
     bright = [_vivid(colour) for colour in palette[:2]] + [palette[DARK], (255, 255, 255)]
     back = _vivid(_backdrop(bright[MAIN], rng, (0.2, 0.8), (0.75, 1.0)), 0.45)

@@ -88,6 +88,7 @@ def test_line_goes_through_both_ends_and_never_falls():
     assert costs(5) == 16 and costs(2) == 10 and costs(50) == 16 + 45 * 2
     assert line([(2, 10.0), (3, 99.0), (5, 16.0)])(50) == 106
     assert line([(2, 10.0), (5, 9.0)])(50) == 9
+    assert line([(2, 10.0), (5, None)])(2) == line([(2, None), (5, 10.0)])(50) == math.inf
     with pytest.raises(ValueError, match="two rising sizes, got \\[5, 5\\]"):
         line([(5, 1.0), (5, 2.0)])
 

@@ -6,8 +6,9 @@ import json
 import pytest
 from PIL import Image
 
-from benchmarks import figures, plots, report, startup
-from benchmarks.record import check, find, read
+from benchmarks import figures, plots, processes, report, startup
+from benchmarks.record import check, read, rows_of
+from reporting.readme import put
 
 MACHINE = {"name": "Fast Chip, 2 cores", "short": "fast-chip-2-cores", "device": "cpu", "cpu": "Fast Chip", "cores": 2}
 MACHINE |= {"threads": 2, "memory_bytes": 24 * 2**30, "system": "Linux", "python": "3.11.1", "torch": "2.6.0"}
@@ -103,6 +104,17 @@ def test_testing_is_in_images_per_second():
     assert rows[0][:4] == ["32 images x 100 classes", "10.0 images/s", "0.5 images/s", "20.0 x"]
 
 
+def test_of_a_machine_with_few_benchmarks_only_these_are_named_and_last(tmp_path):
+    write(tmp_path, all_records())
+    other = MACHINE | {"name": "Small Chip", "short": "small-chip"}
+    write(tmp_path, {"processes": record("processes", [row({"what": processes.TINY}, side(1), side(2))], other)})
+    text = report.section(tmp_path, tmp_path)
+    first, last = text.split("**Small Chip**")
+    assert "**Data loading**: not measured" in first and "**Fast Chip" in first
+    assert "DistributedDataParallel / ours | at least 0.95 x | 2.00 x | yes |" in last
+    assert "not measured" not in last.partition("</details>")[0]
+
+
 def test_section_names_machine_date_command_targets_and_what_was_not_measured(tmp_path):
     write(tmp_path, all_records())
     text = report.section(tmp_path, tmp_path)
@@ -160,7 +172,7 @@ def test_the_page_is_written_and_checked(tmp_path, capsys):
     assert capsys.readouterr().out.strip() in text
     for bad in ("no markers", text + text):
         with pytest.raises(ValueError, match="once"):
-            report.put(bad, report.SECTION, "x")
+            put(bad, report.SECTION, "x")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +209,7 @@ def test_records_group_by_machine_and_precision(tmp_path):
     write(tmp_path, {"one": record("startup", all_records()["startup"]["rows"], GPU)})
     groups = read(tmp_path)
     assert sorted(len(group) for group in groups) == [1, 1, 5]
-    assert find(groups[0], "data_loading", batch=1) is None
+    assert rows_of(groups[0], "data_loading", {"batch": 1}) == []
     assert check(half) is half
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from clip import decode, encode, tokenize
-from clip.tokenizer import EOT, SOT
+from clip import decode, encode, token_text, tokenize
+from clip.tokenizer import EOT, SOT, VOCAB_SIZE
 
 
 def test_ids_of_clips_vocabulary():
@@ -23,3 +23,14 @@ def test_long_texts_raise_or_are_cut():
     with pytest.raises(ValueError, match="needs 12 tokens, the context holds 8: 'a a a"):
         tokenize("a " * 10, 8)
     assert tokenize("a " * 10, 8, truncate=True).tolist() == [[SOT, 320, 320, 320, 320, 320, 320, EOT]]
+
+
+def test_how_tokens_read_alone():
+    assert [token_text(i) for i in encode("a photo of a cat")] == ["a", "photo", "of", "a", "cat"]
+    pieces = [token_text(i) for i in encode("photographologist")]
+    assert len(pieces) > 1 and all(piece.endswith("-") for piece in pieces[:-1])
+    assert "".join(piece.removesuffix("-") for piece in pieces) == "photographologist"
+    assert [token_text(i) for i in (SOT, EOT)] == ["<start_of_text>", "<end_of_text>"]
+    told = [token_text(i) for i in range(VOCAB_SIZE)]
+    assert all(text and text.isprintable() and not any(map(str.isspace, text)) for text in told)
+    assert len(set(told)) > 0.99 * VOCAB_SIZE  # `!-` is a piece and a token

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,10 @@ from PIL import Image
 from tensorboard.summary.writer import event_file_writer
 from torch import nn
 from yacs.config import CfgNode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for a script
+
+import processes
 
 from dassl.config import get_cfg_default, merge_opts
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
@@ -116,6 +118,9 @@ class ToyTrainer(TrainerX):
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
 
+    def test_features(self, input: torch.Tensor) -> torch.Tensor:
+        return input.flatten(1)[:, :5]
+
 
 def toy_cfg(root: Path | str, output: Path | str, *opts: Any) -> CfgNode:
     """Config of a run of three epochs of three batches; KEY VALUE pairs change it."""
@@ -185,30 +190,54 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def read_board(output: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) pairs of every tag, as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
-    board.Reload()
-    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+def read_board(output: Path, speed: bool = False) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) pairs of every tag, as TensorBoard shows them; speed, which no two runs share, on request."""
+    board = board_of(output)
+    tags = [tag for tag in board.Tags()["scalars"] if speed or not tag.startswith("train_speed/")]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
 
 
-def in_child(job: Callable[[], Any], **environ: str) -> int:
-    """Start a process that does `job`; returns its id. A fork: it starts at once and patches nothing here."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        skip_seconds()
-        return pid
-    try:
-        os.environ.update(environ)
-        job()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+def board_of(output: Path, old: bool = True) -> Any:
+    """Everything that TensorBoard reads of a run: all as tensors, or in the `old` way scalars and images as such."""
+    from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+
+    everything = dict.fromkeys(("scalars", "images", "tensors") if old else ("tensors",), 0)
+    kind = event_accumulator if old else plugin_event_accumulator
+    return kind.EventAccumulator(str(output / "tensorboard"), size_guidance=everything).Reload()
+
+
+def texts_of(output: Path) -> dict[str, list[tuple[int, str]]]:
+    """(step, Markdown) pairs of every text."""
+    board = board_of(output, old=False)
+    tags = board.SummaryMetadata
+    return {
+        tag.removesuffix("/text_summary"): [
+            (event.step, event.tensor_proto.string_val[0].decode()) for event in board.Tensors(tag)
+        ]
+        for tag in board.Tags()["tensors"]
+        if tags(tag).plugin_data.plugin_name == "text"
+    }
+
+
+def hparams_of(output: Path) -> dict[str, Any]:
+    """The hyperparameters of a finished run, as TensorBoard's plugin parses them; empty where there are none."""
+    from tensorboard.plugins.hparams import metadata
+
+    board = board_of(output, old=False)
+    start, end = metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG
+    if not {start, end} <= set(board.Tags()["tensors"]):
+        return {}
+    ended = metadata.parse_session_end_info_plugin_data(board.SummaryMetadata(end).plugin_data.content)
+    assert ended.status == 1  # success
+    begun = metadata.parse_session_start_info_plugin_data(board.SummaryMetadata(start).plugin_data.content)
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in begun.hparams.items()}
+
+
+def in_child(job: Callable[[], Any]) -> int:
+    """Start a process that does `job`; returns its id."""
+    pid = processes.in_child(job)
+    skip_seconds()
+    return pid
 
 
 def wait_for(pid: int) -> int:
@@ -235,30 +264,6 @@ def in_epoch(number: int) -> Callable[[], None]:
         ToyTrainer.forward_backward = forward_backward  # type: ignore[method-assign]
 
     return arm
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
-def in_two_processes(job: Callable[[], Any]) -> None:
-    """Do `job` in two processes with torchrun's environment; fails if one of them does."""
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    running = {in_child(job, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)}
-    deadline = time.time() + 60
-    while running:
-        for pid in list(running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                running.remove(pid)
-            if (ended and status) or time.time() > deadline:  # the other one would wait for it for long
-                for other in running:
-                    os.kill(other, signal.SIGKILL)
-                    os.waitpid(other, 0)
-                raise AssertionError("a process failed, see stderr" if ended else "the processes hang")
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

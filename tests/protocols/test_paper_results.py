@@ -21,7 +21,7 @@ def paper():
 
 
 def test_paper_results_name_a_source_for_every_method_of_every_task(paper):
-    assert set(paper) == {*TASKS, "few_shot", "sources"}
+    assert set(paper) == {*TASKS, "few_shot", "claims", "sources"}
     entries = {f"{task}/{method}" for task in {*TASKS, "few_shot"} for method in paper[task]}
     assert set(paper["sources"]) == entries
     assert all(text.strip() for text in paper["sources"].values())

@@ -93,7 +93,7 @@ def edit(folder, **changes):
 def only_locked(folder):
     for path in folder.iterdir():
         path.unlink()
-    (folder / ".lock").touch()
+    (folder / ".lock.1").mkdir()
 
 
 def fail(folder, text):
@@ -108,6 +108,22 @@ def test_the_same_run_twice_counts_once(add_run, tmp_path):
     runs, (problem,) = read_runs(tmp_path)
     assert len(runs) == 1
     assert "holds the same run" in problem
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "problems"),
+    [
+        ({"accuracy": 50.0}, {"accuracy": 50.0, "ece": 3.0}, 0),  # before there was a calibration error, and after
+        ({"accuracy": 50.0, "ece": 3.0}, {"accuracy": 50.0, "ece": 3.00001}, 0),  # rounding of the logits
+        ({"accuracy": 50.0, "ece": 3.0}, {"accuracy": 50.0, "ece": 4.0}, 1),
+        ({"accuracy": 50.0, "ece": 3.0}, {"accuracy": 50.01, "ece": 3.0}, 1),
+    ],
+)
+def test_a_run_that_two_tasks_share_has_one_outcome(add_run, tmp_path, first, second, problems):
+    for task, figures in (("cross-dataset", first), ("few-shot", second)):
+        add_run(task, "test", "dtd", "ZeroshotCLIP", 1, 50.0, results=figures)
+    runs, told = read_runs(tmp_path)
+    assert (len(runs), len(told)) == (1, problems)
 
 
 def test_a_run_of_ones_own_does_not_replace_that_of_a_script(add_run, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from protocols import report
+from protocols import definitions, report
 from reporting.charts import COLOURS, draw, looks_of, save, spread, wrap
 from reporting.tables import Cell, Curves, Heatmap, Panel, Table, csv_text, latex, markdown, terminal
 
@@ -51,6 +51,12 @@ def test_latex(table):
     assert r"dtd & GOPro & 82.41 $\pm$ 1.50 & -0.50 \\" in text
     assert r" & Zero\_shot & 50.00* & --- \\" in text
     assert text.count(r"\midrule") == 1
+
+
+def test_latex_has_names_as_text():
+    text = latex(Table("t", [r"a\b", "{$5}"], rows=[["x^~<>", "c & d_e"]]))
+    assert r"a\textbackslash{}b & \{\$5\} \\" in text
+    assert r"x\textasciicircum{}\textasciitilde{}$<$$>$ & c \& d\_e \\" in text
 
 
 def test_csv_keeps_labels_and_splits_intervals(table):
@@ -116,6 +122,14 @@ def test_bars_reach_their_values(tmp_path):
     columns = (picture[120:] == (0x2F, 0x6D, 0xB5)).all(2).sum(0)  # per column, below the legend
     assert columns.max() == pytest.approx(500 * 0.8, abs=6)  # the axis goes to 100 over 500 pixels
     assert wrap("average of 10", 30).count("\n") >= 1
+
+
+def test_legend_of_bars_has_the_looks_of_series_without_a_bar():
+    panel = Panel("t", ["g"], {"a": [Cell(1.0)], "b": [None], "c": [Cell(2.0)]})
+    (axes,) = draw([panel]).axes
+    squares = axes.get_legend().get_patches()
+    assert [square.get_label() for square in squares] == ["a", "b", "c"]
+    assert [square.get_facecolor() for square in squares] == [to_rgba(colour) for colour in COLOURS[:3]]
 
 
 def test_lines_have_their_values_at_doubling_shots(tmp_path):
@@ -185,6 +199,23 @@ def test_a_folder_of_seeds(add_run, tmp_path, capsys):
     assert lines[7].split()[:4] == ["mean", "81.00", "±", "2.48"]
 
 
+def test_a_folder_of_seeds_of_which_some_know_their_calibration_error(add_run, tmp_path, capsys):
+    def results(accuracy, **more):
+        return {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy, **more}
+
+    for seed, more in ((1, {}), (2, {"ece": 4.0}), (3, {"ece": 6.0})):
+        accuracy = 79.0 + seed
+        folder = add_run(
+            "base2new", "train", "shapes", "GOPro", seed, accuracy, "base", results=results(accuracy, **more)
+        )
+    assert report.main([str(folder.parent)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["run", "accuracy", "error_rate", "macro_f1", "ece"]
+    assert [line[-1] for line in lines[4:7]] == ["—", "4.00", "6.00"]
+    assert lines[7][:4] == ["mean", "81.00", "±", "2.48"] and lines[7][-3:] == ["5.00", "±", "12.71*"]
+    assert " ".join(lines[-1]) == "*: not all records hold this figure"
+
+
 def test_runs_of_different_kinds_beside_each_other_are_no_seeds_of_one(add_run, tmp_path, capsys):
     for number, name in enumerate(("dtd", "shapes"), 1):
         add_run("own", "try", name, "GOPro", number, 50.0).rename(tmp_path / f"run{number}")
@@ -192,6 +223,20 @@ def test_runs_of_different_kinds_beside_each_other_are_no_seeds_of_one(add_run, 
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if "50.00" in line] == [["dtd", "GOPro", "50.00"], ["shapes", "GOPro", "50.00"]]
     assert not any("mean" in line for line in lines)
+
+
+def test_runs_of_no_protocol_are_named_from_the_folder_given(add_run, tmp_path, monkeypatch, capsys):
+    for name in ("one", "two"):
+        add_run(name, "train", "dtd", "CoOp", 1, 60.0, num_shots=-1, config=name)
+    monkeypatch.chdir(tmp_path)
+    for output, shown in (
+        ([tmp_path], "one"),
+        (["."], "one"),
+        (["../" + tmp_path.name], "one"),
+        (["one", "two"], "one"),
+    ):
+        assert report.main([*map(str, output)]) == 0
+        assert f"\n{shown}/train_all/dtd/shots_-1/CoOp/one " in capsys.readouterr().out
 
 
 def test_one_run_per_class_and_confusion(add_run, tmp_path, capsys):
@@ -237,7 +282,7 @@ def test_nothing_to_report(tmp_path, monkeypatch, capsys, argv, message):
 
 def test_paper_on_the_command_line(add_run, tmp_path):
     add_run("base2new", "test", "dtd", "ZeroshotCLIP", 1, 50.0, "base")
-    command = [sys.executable, Path(report.__file__), tmp_path, "--paper", "--format", "csv"]
+    command = [sys.executable, definitions.ROOT / "scripts" / "report.py", tmp_path, "--paper", "--format", "csv"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "dtd,ZeroshotCLIP,50.0,,1,,,53.24,59.9,56.37,-3.24,," in result.stdout

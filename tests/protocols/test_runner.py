@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from dassl.config import flatten
-from protocols import definitions, runner
+from protocols import definitions, launch, runner
 from protocols.plan import DEFAULTS, plan, read_settings, split_flags
 
 SCRIPTS = runner.definitions.ROOT / "scripts"
@@ -27,8 +28,9 @@ def fake_train(monkeypatch, tmp_path):
         failing = ()
 
     calls = Calls()
+    calls.shares = []
 
-    def execute(argv, tick=None):
+    def train(argv):
         folder = Path(argv[argv.index("--output-dir") + 1])
         calls.append(folder)
         if any(word in str(folder) for word in calls.failing):
@@ -39,10 +41,16 @@ def fake_train(monkeypatch, tmp_path):
         (folder / "done").touch()
         return 0
 
+    def launch(argv, quiet, share):
+        calls.shares.append(share)
+        ended, writer = multiprocessing.Pipe(duplex=False)
+        writer.close()
+        return types.SimpleNamespace(exitcode=train(argv), sentinel=ended)
+
     for name in (*DEFAULTS, "DRY_RUN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OUTPUT", str(tmp_path))
-    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner, "launch", launch)
     return calls
 
 
@@ -110,7 +118,7 @@ def test_flags_do_what_the_environment_does_and_win(fake_train, tmp_path, monkey
     opts = read_settings([*flags, "--output", str(tmp_path / "mine"), *rest])
     assert (opts.seeds, opts.shots, opts.trainers, opts.cfg) == ((1, 2), (4,), ("GOPro",), "vit_b16")
     assert (opts.data, opts.output) == (Path.cwd() / "Here.now", tmp_path / "mine")
-    assert opts.extra == tuple(rest)
+    assert (*opts.flags, *opts.pairs) == tuple(rest)
     assert runner.main(["train", "shapes", "base2new", *flags, "--cfg", "tiny"]) == 0
     assert names(fake_train, tmp_path) == [f"base2new/train_base/shapes/shots_4/GOPro/tiny/seed{n}" for n in (1, 2)]
     fake_train.clear()
@@ -329,7 +337,7 @@ def test_wrong_environment(fake_train, monkeypatch, capsys, name, value, message
 def test_a_busy_run_is_waited_for_and_then_skipped(fake_train, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEEDS", "1")
     folder = tmp_path / "base2new/train_base/shapes/shots_16/GOPro/tiny/seed1"
-    with runner.locked(folder):
+    with runner.hold(folder):
         other = threading.Thread(target=runner.main, args=(["train", "shapes", "base2new"],))
         other.start()
         time.sleep(0.2)
@@ -343,7 +351,7 @@ def test_a_busy_run_is_waited_for_and_then_skipped(fake_train, tmp_path, monkeyp
     assert "skipped" in out
 
 
-def test_execute_runs_main_in_a_child_and_reports_errors(monkeypatch, capfd):
+def test_a_child_runs_main_and_reports_errors(monkeypatch, capfd):
     def main(argv):
         print("called with", argv)
         if argv == ["bad"]:
@@ -353,28 +361,121 @@ def test_execute_runs_main_in_a_child_and_reports_errors(monkeypatch, capfd):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["train"].main = main
     if sys.platform == "linux":
-        assert runner.execute(("good",)) == 0
-        assert runner.execute(("bad",)) == 1
+        assert status_of(launch.launch(("good",), False, launch.Share())) == 0
+        assert status_of(launch.launch(("bad",), False, launch.Share())) == 1
         out, err = capfd.readouterr()
         assert "called with ['good']" in out
         assert "train.py: ValueError: no such key" in err
-        ticks = []
-        assert runner.execute(("quiet",), lambda: ticks.append(1)) == 0
-        assert runner.execute(("bad",), lambda: ticks.append(1)) == 1
+        assert status_of(launch.launch(("quiet",), True, launch.Share())) == 0
+        assert status_of(launch.launch(("bad",), True, launch.Share())) == 1
         out, err = capfd.readouterr()
-        assert len(ticks) >= 2
         assert "called with" not in out
         assert "train.py: ValueError: no such key" in err
 
 
+def status_of(child):
+    child.join(30)
+    return child.exitcode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux")
+def test_a_run_has_its_share_of_the_machine(monkeypatch, capfd):
+    import torch
+
+    def main(argv):
+        print(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads())
+
+    for name in ("train", "trainers", "datasets"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["train"].main = main
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-7")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    assert launch.shares(1) == [launch.Share()]
+    assert launch.shares(3) == [launch.Share(2, "4"), launch.Share(2, "GPU-7"), launch.Share(2, "4")]
+    assert launch.shares(8)[0].threads == 1
+    for share in launch.shares(3)[1:]:
+        assert status_of(launch.launch((), False, share)) == 0
+    assert capfd.readouterr().out.split() == ["GPU-7", "2", "4", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert launch.shares(2) == [launch.Share(3), launch.Share(3)]
+
+
+def test_several_runs_at_once_end_as_one_after_another(monkeypatch, tmp_path, capsys):
+    """Never more than JOBS at once, and no test before its training is done."""
+    started, at_work, most = [], set(), [0]
+
+    class Child:
+        def __init__(self, argv):
+            self.folder, self.left, self.status = Path(argv[argv.index("--output-dir") + 1]), len(started) % 3, None
+            self.reader, writer = multiprocessing.Pipe(duplex=False)
+            writer.close()
+            if "--model-dir" in argv:
+                assert (Path(argv[argv.index("--model-dir") + 1]) / "done").exists()
+            started.append(self.folder)
+            at_work.add(self.folder)
+            most[0] = max(most[0], len(at_work))
+
+        sentinel = property(lambda self: self.reader)
+
+        @property
+        def exitcode(self):
+            self.left -= 1
+            if self.left < 0 and self.folder in at_work:
+                at_work.remove(self.folder)
+                self.status = int("digits" in str(self.folder) and "seed2" in str(self.folder))
+                if not self.status:
+                    (self.folder / "learner").mkdir()
+                    (self.folder / "learner" / "checkpoint").touch()
+                    (self.folder / "results.json").write_text(json.dumps({"results": {"accuracy": 50.0}}))
+                    (self.folder / "done").touch()
+            return self.status
+
+    for name in (*DEFAULTS, "DRY_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runner, "launch", lambda argv, quiet, share: Child(argv))
+    words = ["benchmark", "base2new", "--output", str(tmp_path), "--datasets", "embedded", "--jobs", "3"]
+    assert runner.main(words) == 1
+    assert most == [3]
+    assert len(started) == len(set(started)) == 4 * 3 * 2 - 1
+    out, err = capsys.readouterr()
+    assert "22 of 24 runs are finished" in out
+    assert err.count("\nFAILED") == 2
+
+
+def test_a_run_that_another_process_took_over_is_ended(monkeypatch, tmp_path, capsys):
+    class Child:
+        exitcode, sentinel = None, multiprocessing.Pipe(duplex=False)[0]
+
+        def terminate(self):
+            self.exitcode = 1
+
+        def join(self, *_):
+            assert self.exitcode
+
+        kill = terminate
+
+    def hold_and_lose(folder):
+        lock = hold(folder)
+        lock.lost = True
+        return lock
+
+    for name in (*DEFAULTS, "DRY_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    hold = runner.hold
+    monkeypatch.setattr(runner, "hold", hold_and_lose)
+    monkeypatch.setattr(runner, "launch", lambda *_: Child())
+    assert runner.main(["train", "shapes", "base2new", "--seeds", "1", "--output", str(tmp_path)]) == 1
+    assert "seed1 over, because this one was away for too long" in capsys.readouterr().err
+
+
 def test_the_line_of_overall_progress(monkeypatch, capsys):
-    seconds = iter([0, 0, 0, 60, 60, 60, 90])
+    seconds = iter([0, 0, 60, 60, 90])
     monkeypatch.setattr(runner.time, "monotonic", lambda: next(seconds))
     monkeypatch.setattr(runner.sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "30")
     progress = runner.Progress(3)
     progress.begin("one")
-    progress.end()
+    progress.end(began=0)
     progress.begin("two")
     progress.tick()
     assert capsys.readouterr().out.removesuffix("\n").split("\n") == [
@@ -385,6 +486,8 @@ def test_the_line_of_overall_progress(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     seconds = iter([100])
     assert progress.line() == "[2/3] two · 0:01:40 gone, about 0:01:20 left"
+    progress.jobs, seconds = 2, iter([80])
+    assert progress.line() == "[2/3] two · 0:01:20 gone, about 0:00:40 left"
 
 
 def config_of(run):
@@ -493,7 +596,7 @@ def test_a_folder_of_ones_own_images_is_what_was_trained_on(fake_train, tmp_path
 def test_a_run_that_another_process_finished_meanwhile_is_compared_too(finished, tmp_path, capsys):
     done = tmp_path / "base2new/train_base/shapes/shots_16/GOPro/tiny/seed1/done"
     done.unlink()
-    with runner.locked(done.parent):
+    with runner.hold(done.parent):
         status = []
         words = ["train", "shapes", "base2new", "OPTIM.LR", "0.5"]
         other = threading.Thread(target=lambda: status.append(runner.main(words)))
@@ -525,7 +628,8 @@ def test_flags_may_follow_keys_and_a_tilde_is_the_home_folder(monkeypatch, tmp_p
     monkeypatch.setenv("OUTPUT", "~/out")
     words = ["OPTIM.LR", "0.1", "--backbone", "RN50.pt", "USE_CUDA", "False", "--load-epoch", "3", "--data=~/images"]
     opts = read_settings(words)
-    assert opts.extra == ("--backbone", "RN50.pt", "--load-epoch", "3", "OPTIM.LR", "0.1", "USE_CUDA", "False")
+    assert opts.flags == ("--backbone", "RN50.pt", "--load-epoch", "3")
+    assert opts.pairs == ("OPTIM.LR", "0.1", "USE_CUDA", "False")
     assert (opts.data, opts.output) == (tmp_path / "images", tmp_path / "out")
 
 
@@ -533,7 +637,7 @@ def test_flags_may_follow_keys_and_a_tilde_is_the_home_folder(monkeypatch, tmp_p
 STOPPABLE = """
 import os, signal, sys, time, types
 from pathlib import Path
-from protocols import runner
+from protocols import launch, runner
 here, deaf = Path(sys.argv[1]), sys.argv[2] == "deaf"
 def main(argv):
     if deaf:
@@ -549,7 +653,7 @@ for name in ("train", "trainers", "datasets"):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["train"].main = main
 if deaf:
-    runner.PATIENCE_SEC = 1
+    launch.PATIENCE_SEC = 1
 runner.listen()
 sys.exit(runner.main(["benchmark", "base2new"]))
 """
@@ -564,7 +668,7 @@ def start_stoppable(tmp_path, how=""):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -582,7 +686,7 @@ def alive(pid):
 def test_a_signal_is_passed_on_and_the_child_waited_for(tmp_path, number):
     process, child = start_stoppable(tmp_path)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert (tmp_path / "ended").exists()
     assert not alive(child)
@@ -590,11 +694,36 @@ def test_a_signal_is_passed_on_and_the_child_waited_for(tmp_path, number):
     assert "Traceback" not in err
 
 
+def test_a_signal_while_a_child_is_started_ends_it_too(monkeypatch, tmp_path):
+    """It is heard when the child is known, not before."""
+    ended = []
+
+    def launch_and_hear(argv, quiet, share):
+        os.kill(os.getpid(), signal.SIGTERM)  # as if it came right after the fork
+        time.sleep(0.2)
+        return types.SimpleNamespace(terminate=lambda: ended.append("asked"), join=lambda *_: None, kill=lambda: None)
+
+    for name in (*DEFAULTS, "DRY_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runner, "launch", launch_and_hear)
+    before = {number: signal.getsignal(number) for number in launch.SIGNALS}
+    over = threading.Event()
+    threading.Thread(target=over.wait, daemon=True).start()  # the system may hand it the signal, as torch's threads
+    try:
+        launch.listen()
+        assert runner.main(["train", "shapes", "base2new", "--output", str(tmp_path)]) == 128 + signal.SIGTERM
+    finally:
+        over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == ["asked"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_child_that_hears_nothing_is_killed_in_time(tmp_path):
     process, child = start_stoppable(tmp_path, "deaf")
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 143
     assert not alive(child)
 
@@ -603,7 +732,7 @@ def test_a_child_that_hears_nothing_is_killed_in_time(tmp_path):
 def test_the_child_of_a_killed_parent_ends_too(tmp_path):
     process, child = start_stoppable(tmp_path)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     wait_until(lambda: not alive(child))
     assert (tmp_path / "ended").exists()
 
@@ -620,7 +749,7 @@ def test_a_hangup_is_not_heard_under_nohup(tmp_path, monkeypatch):
         process.wait(0.5)
     assert alive(child)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 143
 
 

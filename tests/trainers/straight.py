@@ -233,6 +233,32 @@ def kgcoop(backbone, params: Params, classnames, images, label, teacher=A_PHOTO,
     return logits, ce + weight * distance(texts, zero_shot_text(backbone, classnames, teacher))
 
 
+def lstm(x: Tensor, params: Params, ending: str) -> Tensor:
+    """One direction of an LSTM (Hochreiter and Schmidhuber, 1997) over x [M, D]: c = f c + i g, h = o tanh(c)."""
+    weights = [params[f"{kind}_{ending}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    hidden = cell = torch.zeros(weights[1].shape[1])
+    outputs = []
+    for vector in x:
+        gates = weights[0] @ vector + weights[2] + weights[1] @ hidden + weights[3]
+        i, f, g, o = gates.chunk(4)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        outputs.append(hidden)
+    return torch.stack(outputs)
+
+
+def pre(backbone, params: Params, classnames, images, label):
+    """PRE (Pham Thi Minh et al., 2023): CoOp with the context u + [forward LSTM of u, backward LSTM of u].
+
+    params: ctx [M, D], encoder_network.lstm_head.*, torch's names of a layer and of its reverse.
+    """
+    start = "encoder_network.lstm_head."
+    parts = {name.removeprefix(start): tensor for name, tensor in params.items()}
+    ctx = params["ctx"]
+    encoded = torch.cat([lstm(ctx, parts, "l0"), lstm(ctx.flip(0), parts, "l0_reverse").flip(0)], dim=-1)
+    return coop(backbone, {"ctx": ctx + encoded}, classnames, images, label)
+
+
 def prograd_start(backbone, length: int, template=A_PHOTO) -> Tensor:
     """ProGrad's initial context, [M, D]: zeros, then the template's words in the last places.
 

@@ -8,11 +8,9 @@ import json
 import math
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,16 +43,16 @@ VARIANTS = {
 NO_SIZE = {
     "PROMPT_BATCH": "prompts of a step, of those that there are",
     "AUGMENT_EPOCH": "views of an image in the bank, which holds their mean",
+    "SEM_CLASSES": "classes of a step's consistency loss",
     "BLOCK": "before which block the same tensors come",
     "SEVERITY": "augmentation",
     "WIDTH": "augmentation",
     "DEPTH": "augmentation",
 }
-# Two processes are not one with the whole batch.
-NOT_SPLIT = {
-    "CLIPLoRA": "every process draws dropout masks of its own",
-    "TipAdapter": "takes no step",
-}
+# Several processes are not one with the whole batch.
+NOT_SPLIT = dict.fromkeys(
+    ("CLIPLoRA", "CLIPLoRA dropout", "PRE two layers"), "a process draws masks for its own images"
+)
 
 
 def node_of(method):
@@ -302,67 +300,49 @@ def test_a_checkpoint_of_another_size_is_refused_and_its_tensor_named(run, train
 
 # ---------------------------------------------------------------------------------------------- several processes
 
-WORKER = """
-import json, os, sys
-import torch
-import train
-torch.set_num_threads(1)
-for port, argv in json.loads(sys.argv[1]):
-    os.environ["MASTER_PORT"] = port
-    train.main(argv)
-"""
-
-
-def in_two_processes(jobs):
-    """Run train.py once for each command line in each of two processes; fails if one of them does."""
-
-    def port():
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            return str(listener.getsockname()[1])
-
-    text = json.dumps([(port(), argv) for argv in jobs])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(REPO)}
-    running = []
-    for rank in "01":
-        environ = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-        command = [sys.executable, "-c", WORKER, text]
-        running.append(
-            subprocess.Popen(
-                command, env=environ, cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-        )
-    try:
-        for process in running:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output[-5000:]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+PARTS = {  # of the mixtures of a method, those that take other ways from a batch to its loss
+    **{method: (method, ()) for method in METHODS if learns(method)},
+    **{name: (name.split()[0], args) for name, args in VARIANTS.items()},
+    "GOPro some classes": ("GOPro", ("TRAINER.GOPRO.SEM_CLASSES", "2", *VARIANTS["GOPro released"])),
+}
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(run, backbones):
-    methods = [method for method in LEARNING if method not in NOT_SPLIT]
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_take_the_steps_of_one_with_the_whole_batch(count, run, backbones):
+    names = [name for name in PARTS if name not in NOT_SPLIT]
 
-    def job(out, method, batch):
-        steps = ("DATALOADER.TRAIN_X.BATCH_SIZE", batch, "OPTIM.MAX_ITER", "2", "TEST.NO_TEST", "True")
-        rate = ("OPTIM.WARMUP_EPOCH", "-1")  # the first steps of a warm-up would show little
-        return run.arguments(f"{method} {out}", *short(method), *steps, *rate, trainer=method)
+    def arguments(name, processes):
+        method, args = PARTS[name]
+        batch = ("DATALOADER.TRAIN_X.BATCH_SIZE", str(4 // processes))  # of four, each has one image
+        # Without the first steps of a warm-up, which would show little.
+        steps = ("OPTIM.MAX_ITER", "2", "OPTIM.WARMUP_EPOCH", "-1", "TEST.NO_TEST", "True")
+        return run.arguments(f"{name} {processes}", *short(method), *args, *batch, *steps, trainer=method)
 
-    in_two_processes([job("two", method, "2") for method in methods])
-    for method in methods:
-        argv = job("one", method, "4")
+    ports = [processes.free_port() for _ in names]
+
+    def job():
+        for name, port in zip(names, ports, strict=True):
+            os.environ["MASTER_PORT"] = port
+            train.main(arguments(name, count))
+
+    folders = {}
+    for name in names:  # these load the backbone that the others share
+        argv = arguments(name, 1)
         train.main(argv)
-        one = Path(argv[argv.index("--output-dir") + 1])
-        two = one.with_name(f"{method} two")
-        expected, got = checkpoints(one), checkpoints(two)
+        folders[name] = Path(argv[argv.index("--output-dir") + 1])
+    processes.together(job, count, seconds=400)
+    for name, one in folders.items():
+        several = one.with_name(f"{name} {count}")
+        expected, got = checkpoints(one), checkpoints(several)
         assert list(expected) == list(got) and expected
-        for name in expected:
-            for key, value in expected[name]["state_dict"].items():
-                torch.testing.assert_close(
-                    got[name]["state_dict"][key], value, rtol=0, atol=1e-5, msg=f"{method} {key}"
-                )
-        losses = [[record["loss"] for record in records(folder)] for folder in (one, two)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 2
+        for model in expected:
+            for key, value in expected[model]["state_dict"].items():  # batch norm's buffers among them
+                torch.testing.assert_close(got[model]["state_dict"][key], value, rtol=0, atol=1e-5, msg=f"{name} {key}")
+        if PARTS[name][0] in NO_STEPS:
+            continue
+        taken, expected_steps = records(several), records(one)
+        assert len(taken) == len(expected_steps) == 2
+        for step, expected_step in zip(taken, expected_steps, strict=True):
+            for key in (key for key in expected_step if key.startswith(("loss", "acc"))):
+                assert step[key] == pytest.approx(expected_step[key], rel=1e-4, abs=1e-6), f"{name} {key}"

@@ -49,6 +49,14 @@ def test_initial_weights_go_into_the_learnables(run):
     assert torch.equal(trainer.model.learner.ctx, load_checkpoint(str(path))["state_dict"]["ctx"])
 
 
+def test_the_activations_that_may_be_kept_reach_the_backbone_and_change_no_result(run):
+    key = "MODEL.BACKBONE.ACTIVATIONS_GB"
+    results = [run(f"out{gb}", key, gb)[0] for gb in ("0", "0.00001")]  # an image's blocks take more
+    assert results[0] == results[1]
+    for gb, expected in (("0", None), ("1.5", 1_500_000_000)):
+        assert build_trainer(run.config(f"built{gb}", key, gb)).clip.activation_bytes == expected
+
+
 def test_cosine_logits_of_shared_and_of_each_images_own_text():
     torch.manual_seed(0)
     image, text = torch.randn(3, 8), torch.nn.functional.normalize(torch.randn(5, 8), dim=-1)

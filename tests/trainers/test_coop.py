@@ -56,7 +56,9 @@ def test_trains_saves_and_tests_on_new_classes(run, precision):
 
 def test_starts_as_zero_shot_clip_with_the_words_of_the_context(run):
     still = ("OPTIM.LR", "1e-12", "OPTIM.WARMUP_EPOCH", "-1")
-    assert run("start", *still, trainer="CoOp")[0] == run("zs", trainer="ZeroshotCLIP")[0]
+    zero_shot, _ = run("zs", trainer="ZeroshotCLIP")
+    # The calibration error shows the rounding of the logits.
+    assert run("start", *still, trainer="CoOp")[0] == pytest.approx(zero_shot, abs=1e-3)
 
 
 def test_the_context_can_learn_labels_that_the_words_get_wrong():

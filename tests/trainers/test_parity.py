@@ -60,6 +60,7 @@ CASES = {
     "KgCoOp": ("KgCoOp", straight.kgcoop, {}, {}),
     "ProGrad": ("ProGrad", straight.prograd, {"N_CTX": 8}, {}),
     "ProDA": ("ProDA", straight.proda, {"N_PROMPT": 8, "PROMPT_BATCH": 4, "N_CTX": 4}, {}),
+    "PRE": ("PRE", straight.pre, {}, {}),
     "TCP": ("TCP", straight.tcp, {}, {}),
     "MaPLe": ("MaPLe", straight.maple, {}, {}),
     "MaPLe shallow": ("MaPLe", straight.maple, {"PROMPT_DEPTH": 1, "N_CTX": 3}, {}),
@@ -116,7 +117,7 @@ def test_a_step_is_that_of_the_transcription(case, backbone, backbones, root, tm
         gradients = {name: p.grad.clone() for name, p in learner.named_parameters()}
     learner.load_state_dict(before, strict=False)
     if method == "ProDA":
-        kwargs["chosen"] = trainer.model.chosen.tolist()
+        kwargs["chosen"] = trainer.model.chosen
     found = reference(backbone, params, trainer.classnames, images, label, **kwargs)
     if method == "ProGrad":
         logits, (loss, general), expected = found
@@ -145,6 +146,24 @@ def test_prodas_test_is_the_mean_over_all_prompts(backbone, backbones, root, tmp
         ours = trainer.model_inference(images)
         params = dict(trainer.model.learner.named_parameters())
         expected = straight.proda_test(backbone, params, trainer.classnames, images)
+    assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "ViT-B/16"])
+def test_tip_adapters_logits_are_those_of_the_transcription(backbone, backbones, root, tmp_path, monkeypatch):
+    backbone = backbones[backbone]
+    trainer = built("TipAdapter", backbone, {}, root, tmp_path, monkeypatch)
+    bank = trainer.model.learner
+    with torch.no_grad():
+        bank.keys.copy_(torch.nn.functional.normalize(torch.randn_like(bank.keys), dim=-1))
+        bank.labels.copy_(torch.arange(len(bank.labels)) % len(NAMES))
+        bank.alpha.fill_(TIP["alpha"])
+        bank.beta.fill_(TIP["beta"])
+    images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    values = torch.nn.functional.one_hot(bank.labels, len(NAMES)).float()
+    with torch.no_grad():
+        ours = trainer.model_inference(images)
+        expected = straight.tip_adapter(backbone, {"keys": bank.keys}, trainer.classnames, images, values, **TIP)
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torchvision.utils import make_grid
-from yacs.config import CfgNode
 
 from dassl.config.check import Rule, at_least, between, interval, one_of, positive, share
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 
-from ..base import PRECISION_RULE, CLIPTrainer, add_context_config, context_rules
+from ..base import CLIPTrainer
+from ..keys import PREC, context_keys, declare
 from .loss import gopro_loss
-from .model import GOProOutput, build_gopro
+from .model import GOProModel, GOProOutput, build_gopro
 from .variant import CHOICES, VARIANTS, Variant
 from .views import augmix_view, moco_view
 
 # The published code saved the whole model; what is not learnable there is rebuilt here, never loaded.
-PUBLISHED_EXTRAS = (
+NOT_LEARNED = (
     "image_encoder.",
     "text_encoder.",
     "logit_scale",
@@ -29,55 +30,40 @@ PUBLISHED_EXTRAS = (
 )
 
 
-def add_config(cfg: CfgNode) -> None:
-    """Declare TRAINER.GOPRO with the published values."""
-    node = cfg.TRAINER.GOPRO = CfgNode()
-    node.VARIANT = "paper"  # paper: the architecture figure; released: the authors' code
-    for field in CHOICES:  # what the two differ in, one by one; see `variant.py`
-        node[field.upper()] = "auto"
-    add_context_config(node, n_ctx=4, ctx_init="a photo of a")
-    node.PREC = "fp16"  # fp32, fp16 (half weights, loss scaling), bf16, amp (fp32 weights)
-    node.STYLE_EPS = 2.3e-8  # added to the tokens' variance under the root
-    node.W_SEM = 1.0
-    node.W_CON = 0.1
-    node.TEMPERATURE = 0.1  # of L_con
-    moco = node.MOCO = CfgNode()
-    moco.SCALE = (0.08, 1.0)
-    moco.JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
-    moco.JITTER_P = 0.8
-    moco.GRAY_P = 0.2
-    moco.BLUR_SIGMA = (0.1, 2.0)  # pixels
-    moco.BLUR_P = 1.0
-    moco.FLIP_P = 0.5
-    augmix = node.AUGMIX = CfgNode()
-    augmix.SCALE = (0.08, 1.0)
-    augmix.FLIP_P = 0.5
-    augmix.SEVERITY = 1
-    augmix.WIDTH = 3
-    augmix.DEPTH = -1  # -1 draws 1 to 3
-    augmix.ALPHA = 1.0
-
-
-_KEY = "TRAINER.GOPRO"
-RULES = {
-    f"{_KEY}.VARIANT": one_of(*VARIANTS),
-    **{f"{_KEY}.{field.upper()}": one_of("auto", *values) for field, values in CHOICES.items()},
-    **context_rules(_KEY),
-    f"{_KEY}.PREC": PRECISION_RULE,
-    **{f"{_KEY}.{name}": positive for name in ("STYLE_EPS", "TEMPERATURE", "AUGMIX.ALPHA")},
-    **{f"{_KEY}.{name}": at_least(0) for name in ("W_SEM", "W_CON")},
-    **{f"{_KEY}.{name}": share for name in ("MOCO.JITTER_P", "MOCO.GRAY_P", "MOCO.BLUR_P", "MOCO.FLIP_P")},
-    f"{_KEY}.AUGMIX.FLIP_P": share,
-    **{f"{_KEY}.{view}.SCALE": interval(0, 1) for view in ("MOCO", "AUGMIX")},
-    f"{_KEY}.MOCO.JITTER": Rule(
-        "four numbers of at least 0, the last (hue) at most 0.5",
-        lambda value: len(value) == 4 and all(x >= 0 for x in value) and value[3] <= 0.5,
-    ),
-    f"{_KEY}.MOCO.BLUR_SIGMA": interval(0.01, 10),
-    f"{_KEY}.AUGMIX.SEVERITY": between(1, 10),
-    f"{_KEY}.AUGMIX.WIDTH": between(1, 100),
-    f"{_KEY}.AUGMIX.DEPTH": one_of(-1) | at_least(1),
-}
+add_config, RULES = declare(
+    "GOPRO",
+    {
+        "VARIANT": ("paper", one_of(*VARIANTS)),  # paper: the architecture figure; released: the authors' code
+        # What the two differ in, one by one, and what can be left out; see `variant.py`.
+        **{field.upper(): ("auto", one_of("auto", *values)) for field, values in CHOICES.items()},
+        **context_keys(n_ctx=4, ctx_init="a photo of a"),
+        "PREC": PREC,
+        "STYLE_EPS": (2.3e-8, positive),  # added to the tokens' variance under the root
+        "W_SEM": (1.0, at_least(0)),
+        "SEM_CLASSES": (0, at_least(0)),  # of how many classes, drawn anew each step, L_sem is taken; 0: of all
+        "W_CON": (0.1, at_least(0)),
+        "TEMPERATURE": (0.1, positive),  # of L_con
+        "MOCO.SCALE": ((0.08, 1.0), interval(0, 1)),
+        "MOCO.JITTER": (  # brightness, contrast, saturation, hue
+            (0.4, 0.4, 0.2, 0.1),
+            Rule(
+                "four numbers of at least 0, the last (hue) at most 0.5",
+                lambda value: len(value) == 4 and all(x >= 0 for x in value) and value[3] <= 0.5,
+            ),
+        ),
+        "MOCO.JITTER_P": (0.8, share),
+        "MOCO.GRAY_P": (0.2, share),
+        "MOCO.BLUR_SIGMA": ((0.1, 2.0), interval(0.01, 10)),  # pixels
+        "MOCO.BLUR_P": (1.0, share),
+        "MOCO.FLIP_P": (0.5, share),
+        "AUGMIX.SCALE": ((0.08, 1.0), interval(0, 1)),
+        "AUGMIX.FLIP_P": (0.5, share),
+        "AUGMIX.SEVERITY": (1, between(1, 10)),
+        "AUGMIX.WIDTH": (3, between(1, 100)),
+        "AUGMIX.DEPTH": (-1, one_of(-1) | at_least(1)),  # -1 draws 1 to 3
+        "AUGMIX.ALPHA": (1.0, positive),
+    },
+)
 
 
 @TRAINER_REGISTRY.register()
@@ -86,6 +72,7 @@ class GOPro(CLIPTrainer):
 
     config_key = "GOPRO"
     views = ("img", "img2", "img3")
+    model: GOProModel
 
     @property
     def variant(self) -> Variant:
@@ -109,18 +96,26 @@ class GOPro(CLIPTrainer):
         self.model = build_gopro(
             self.clip, self.classnames, self.initial_context(), self.variant, self.options.STYLE_EPS
         )
+        if self.options.SEM_CLASSES >= self.num_classes > 0:
+            print(f"TRAINER.GOPRO.SEM_CLASSES {self.options.SEM_CLASSES} takes L_sem of all {self.num_classes} classes")
         print(f"Class tokens computed per image: {self.model.tree.num_nodes:,}")
         self.register("gopro", self.model.learner)
 
     def loss_parts(self, output: GOProOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
         """The total and its three parts."""
         node = self.options
-        return gopro_loss(output, label, node.W_SEM, node.W_CON, node.TEMPERATURE, self.variant.sem_reduction)
+        variant, weights = self.variant, (node.W_SEM, node.W_CON, node.TEMPERATURE)
+        return gopro_loss(output, label, *weights, variant.sem_reduction, variant.sem_views, self.loss_scale)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One optimisation step; the first shows its views in TensorBoard."""
         if self.epoch == self.start_epoch and self.batch_idx == 0:
             self.write_views([batch[key] for key in self.views])
+        count = self.options.SEM_CLASSES
+        if 0 < count < self.num_classes:
+            step = self.epoch * self.num_batches + self.batch_idx  # so that a resumed run draws the same
+            draws = random.Random(self.cfg.SEED * 1_000_003 + step)
+            self.model.choose_sem_classes(sorted(draws.sample(range(self.num_classes), count)))
         return super().forward_backward(batch)
 
     def write_views(self, views: list[torch.Tensor], images: int = 8) -> None:
@@ -142,4 +137,4 @@ class GOPro(CLIPTrainer):
 
     def convert_state_dict(self, name: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Drop what a checkpoint of the published code holds beside the learnables."""
-        return {k: v for k, v in state_dict.items() if not k.startswith(PUBLISHED_EXTRAS)}
+        return {k: v for k, v in state_dict.items() if not k.startswith(NOT_LEARNED)}

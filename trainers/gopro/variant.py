@@ -1,4 +1,7 @@
-"""What the paper's architecture figure and the authors' code do differently, as data; every mixture can be trained."""
+"""What the paper's architecture figure and the authors' code do differently, as data; every mixture can be trained.
+
+The last two fields are alike in both: parts of the method that an ablation leaves out.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ CHOICES = {
     "batchnorm": ("no", "yes"),
     "start": ("clip", "default"),
     "sem_reduction": ("sum", "mean"),
+    "primitives": ("both", "style", "content"),
+    "sem_views": ("both", "moco", "augmix"),
 }
 
 
@@ -24,6 +29,8 @@ class Variant:
         batchnorm: yes or no: batch norm in P_v.
         start: clip: P_v the identity and rho zero, so that step 0 is zero-shot CLIP; default: PyTorch's own.
         sem_reduction: Of L_sem over E: sum (2 - 2 cos a pair) or mean.
+        primitives: What prompts are made of: (s_l + t_l) / 2 (both), or one of the two alone.
+        sem_views: Which augmented views L_sem pulls to the original one.
     """
 
     text_projectors: str = "per_view"
@@ -31,6 +38,8 @@ class Variant:
     batchnorm: str = "no"
     start: str = "clip"
     sem_reduction: str = "sum"
+    primitives: str = "both"
+    sem_views: str = "both"
 
     def mixed(self, **chosen: str) -> Variant:
         """This variant with other values; `auto` leaves a field as it is."""

@@ -8,8 +8,18 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 
-def _finish(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Module]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+def _view(
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str,
+    scale: Sequence[float],
+    operations: Sequence[torch.nn.Module],
+) -> v2.Compose:
+    """Some operations on a random crop, which is normalised at the end."""
+    mode = InterpolationMode(interpolation)
+    crop = v2.RandomResizedCrop(size, scale=tuple(scale), interpolation=mode, antialias=True)
+    return v2.Compose([v2.ToImage(), crop, *operations, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 def moco_view(
@@ -44,19 +54,13 @@ def moco_view(
         A transform from a PIL image to a float tensor [3, size, size].
     """
     kernel = 2 * round(3 * blur_sigma[1]) + 1  # three sigmas to each side
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.RandomResizedCrop(
-                size, scale=tuple(scale), interpolation=InterpolationMode(interpolation), antialias=True
-            ),
-            v2.RandomApply([v2.ColorJitter(*jitter)], p=jitter_p),
-            v2.RandomGrayscale(gray_p),
-            v2.RandomApply([v2.GaussianBlur(kernel, tuple(blur_sigma))], p=blur_p),
-            v2.RandomHorizontalFlip(flip_p),
-            *_finish(mean, std),
-        ]
-    )
+    operations = [
+        v2.RandomApply([v2.ColorJitter(*jitter)], p=jitter_p),
+        v2.RandomGrayscale(gray_p),
+        v2.RandomApply([v2.GaussianBlur(kernel, tuple(blur_sigma))], p=blur_p),
+        v2.RandomHorizontalFlip(flip_p),
+    ]
+    return _view(size, mean, std, interpolation, scale, operations)
 
 
 def augmix_view(
@@ -88,14 +92,5 @@ def augmix_view(
     Returns:
         A transform from a PIL image to a float tensor [3, size, size].
     """
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.RandomResizedCrop(
-                size, scale=tuple(scale), interpolation=InterpolationMode(interpolation), antialias=True
-            ),
-            v2.RandomHorizontalFlip(flip_p),
-            v2.AugMix(severity=severity, mixture_width=width, chain_depth=depth, alpha=alpha, all_ops=False),
-            *_finish(mean, std),
-        ]
-    )
+    mix = v2.AugMix(severity=severity, mixture_width=width, chain_depth=depth, alpha=alpha, all_ops=False)
+    return _view(size, mean, std, interpolation, scale, [v2.RandomHorizontalFlip(flip_p), mix])

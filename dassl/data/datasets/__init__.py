@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from .base_dataset import DATASET_REGISTRY, DatasetBase, Datum
+from .base_dataset import DATASET_REGISTRY, ClassList, DatasetBase, Datum
 
 
 def build_dataset(cfg: CfgNode) -> DatasetBase:
@@ -17,4 +17,4 @@ def build_dataset(cfg: CfgNode) -> DatasetBase:
     return dataset
 
 
-__all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
+__all__ = ["DATASET_REGISTRY", "ClassList", "DatasetBase", "Datum", "build_dataset"]

@@ -1,14 +1,15 @@
-"""A data instance and a data set: lists of instances per split."""
+"""A data instance, and a data set: lists of instances per split, or class names alone."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from dassl.utils import Registry
 
+T = TypeVar("T")
 DATASET_REGISTRY = Registry("DATASET")
 
 
@@ -57,6 +58,14 @@ class Datum:
         return f"Datum({self.impath!r}, label={self.label}, domain={self.domain}, classname={self.classname!r})"
 
 
+def grouped(items: Iterable[T], key: Callable[[T], int]) -> dict[int, list[T]]:
+    """Items by what `key` gives of each, in order of first occurrence."""
+    groups: dict[int, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
+
+
 class DatasetBase:
     """Lists of `Datum` per split; class names come from the training images, or the test images without any.
 
@@ -66,12 +75,17 @@ class DatasetBase:
         val: Validation images.
         test: Test images.
 
+    Attributes:
+        as_people_see: Whether the images are decoded so, see `dassl.utils.read_image`; not for sets with published
+            numbers.
+
     Raises:
         ValueError: No images, labels that are not 0..n-1, or two names for one label.
     """
 
     dataset_dir = ""
     domains: Sequence[str] = ()
+    as_people_see = False
 
     def __init__(
         self,
@@ -167,30 +181,37 @@ class DatasetBase:
         Returns:
             A list per data source; the list itself when there is one.
         """
-        if num_shots >= 1:
-            output = []
-            for source in data_sources:
-                picked: list[Datum] = []
-                for items in self.split_dataset_by_label(source).values():
-                    if len(items) >= num_shots:
-                        picked += random.sample(items, num_shots)
-                    else:
-                        picked += random.choices(items, k=num_shots) if repeat else items
-                output.append(picked)
-        else:
-            output = list(data_sources)
+        output = list(data_sources)
+        for i, source in enumerate(data_sources if num_shots >= 1 else ()):
+            output[i] = []
+            for items in self.split_dataset_by_label(source).values():
+                if len(items) >= num_shots:
+                    output[i] += random.sample(items, num_shots)
+                else:
+                    output[i] += random.choices(items, k=num_shots) if repeat else items
         return output[0] if len(output) == 1 else output
 
     def split_dataset_by_label(self, data_source: list[Datum]) -> dict[int, list[Datum]]:
         """Images by label, labels in order of first occurrence."""
-        groups: dict[int, list[Datum]] = defaultdict(list)
-        for item in data_source:
-            groups[item.label].append(item)
-        return groups
+        return grouped(data_source, lambda item: item.label)
 
     def split_dataset_by_domain(self, data_source: list[Datum]) -> dict[int, list[Datum]]:
         """Images by domain, domains in order of first occurrence."""
-        groups: dict[int, list[Datum]] = defaultdict(list)
-        for item in data_source:
-            groups[item.domain].append(item)
-        return groups
+        return grouped(data_source, lambda item: item.domain)
+
+
+class ClassList(DatasetBase):
+    """Class names by label without images: what a trained model needs to predict on somebody's own.
+
+    Raises:
+        ValueError: No names.
+    """
+
+    as_people_see = True
+
+    def __init__(self, classnames: Sequence[str]) -> None:
+        if not classnames:
+            raise ValueError("there are no classes: give at least one class name")
+        self._train_x = self._train_u = self._val = self._test = None
+        self._lab2cname, self._classnames = dict(enumerate(classnames)), list(classnames)
+        self._num_classes = len(classnames)

@@ -12,11 +12,24 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from dassl.data import DataManager, DatasetWrapper, build_data_loader
-from dassl.data.datasets import Datum
+from dassl.data import DataManager, DatasetWrapper, build_data_loader, data_manager, samplers
+from dassl.data.datasets import ClassList, Datum
 from dassl.data.transforms import AVAI_CHOICES, build_transform
 
 MakeCfg = Callable[..., Any]
+
+
+class Numbers(torch.utils.data.Dataset[int]):
+    """The images' numbers alone."""
+
+    def __init__(self, cfg: Any, data_source: list[Datum], **kwargs: Any) -> None:
+        self.size = len(data_source)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def __len__(self) -> int:
+        return self.size
 
 
 def epoch_of(loader: Any, epoch: int) -> list[dict[str, Any]]:
@@ -32,6 +45,40 @@ def assert_same_batches(one: list[dict[str, Any]], other: list[dict[str, Any]]) 
         for key, value in a.items():
             for x, y in zip(value, b[key], strict=True):
                 assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, key
+
+
+SAMPLERS = {
+    "RandomSampler": {},
+    "SequentialSampler": {},
+    "RandomDomainSampler": {"n_domain": 2},
+    "SeqDomainSampler": {},
+}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("images", [16, 23, 27, 31])  # of batches of 8: none or an incomplete one left over
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "RandomClassSampler"])
+def test_the_batches_of_several_processes_are_together_those_of_one(
+    sampler: str, images: int, count: int, make_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [Datum(f"{i}.png", label=i % 4, domain=i % 4) for i in range(images)]
+    given = SAMPLERS.get(sampler, {"n_ins": 2})
+
+    def batches(rank: int, world: int, epoch: int) -> list[list[int]]:
+        for module in (samplers, data_manager):
+            monkeypatch.setattr(module, "get_world_size", lambda: world)
+        monkeypatch.setattr(samplers, "get_rank", lambda: rank)
+        loader = build_data_loader(make_cfg(), sampler, data, 8 // world, dataset_wrapper=Numbers, **given)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        return [batch.tolist() for batch in loader]
+
+    for epoch in range(2):
+        whole = batches(0, 1, epoch)
+        shares = [batches(rank, count, epoch) for rank in range(count)]
+        assert whole and {len(share) for share in shares} == {len(whole)}
+        for i, batch in enumerate(whole):
+            assert {len(share[i]) for share in shares} == {8 // count}  # no incomplete one
+            assert sorted(index for share in shares for index in share[i]) == sorted(batch)
 
 
 # Batches ------------------------------------------------------------------------------------------------------------
@@ -304,3 +351,9 @@ def test_persistent_workers_live_on_over_epochs(make_cfg: MakeCfg) -> None:
         epoch_of(loader, epoch)
         pids.append([worker.pid for worker in loader._iterator._workers])
     assert pids[0] == pids[1]
+
+
+def test_class_names_alone_get_no_loaders(make_cfg: MakeCfg) -> None:
+    manager = DataManager(make_cfg(), dataset=ClassList(["cat", "dog"]))
+    assert manager.train_loader_x is manager.train_loader_u is manager.val_loader is manager.test_loader is None
+    assert (manager.num_classes, manager.lab2cname) == (2, {0: "cat", 1: "dog"})

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
+from dassl.data.datasets import DATASET_REGISTRY, ClassList, DatasetBase, Datum, build_dataset
 
 
 def items(*labels: int, names: str = "abcdefgh") -> list[Datum]:
@@ -89,3 +89,13 @@ def test_unknown_data_set_names_close_ones() -> None:
     assert "ToyImages" in DATASET_REGISTRY.registered_names()
     with pytest.raises(ValueError, match="unknown DATASET: 'ToyImage'[.] Did you mean ToyImages"):
         build_dataset(cfg)
+
+
+def test_class_names_alone_are_a_data_set_without_images() -> None:
+    data = ClassList(["cat", "dog", "cat"])
+    assert (data.classnames, data.num_classes) == (["cat", "dog", "cat"], 3)
+    assert data.lab2cname == {0: "cat", 1: "dog", 2: "cat"}
+    assert data.train_x is data.train_u is data.val is data.test is None
+    assert data.as_people_see and not DatasetBase.as_people_see
+    with pytest.raises(ValueError, match="there are no classes"):
+        ClassList([])

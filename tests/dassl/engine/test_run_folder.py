@@ -21,11 +21,12 @@ from dassl.engine.metrics_log import MetricsLog
 from dassl.utils.tools import versions
 
 MakeCfg = Callable[..., Any]
+REPO = Path(__file__).parents[3]
 HOST = platform.node().partition(".")[0]
 RESULT_KEYS = {
     *("schema", "config", "trainer", "dataset", "subsample_classes", "source_domains", "target_domains", "num_shots"),
     *("seed", "backbone", "eval_only", "train", "epoch", "split", "num_classes", "num_images", "results", "per_class"),
-    *("train_time_sec", "settings", "test_images"),
+    *("train_time_sec", "settings", "test_images", "classnames", "as_people_see"),
 }
 
 
@@ -81,7 +82,7 @@ def test_printed_averages_are_those_of_the_epoch_so_far(
         assert float(average) == pytest.approx(sum(losses) / len(losses), abs=6e-5)
 
 
-def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: Path) -> None:
+def test_run_folder_holds_what_the_documents_promise(make_cfg: MakeCfg, tmp_path: Path) -> None:
     cfg = make_cfg("DATASET.NUM_SHOTS", "2", "TEST.COMPUTE_CMAT", "True")
     trainer = toy.run_toy(cfg)
     folder = tmp_path / "run"
@@ -89,6 +90,9 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
         *("config.yaml", "env.json", "log.txt", "tensorboard", "metrics.jsonl", "few_shot.json", "model"),
         *("results.json", "done", "cmat.pt"),
     }
+    told = (REPO / "docs" / "runs.md").read_text()
+    assert [path.name for path in folder.iterdir() if path.name != "model" and f"`{path.name}" not in told] == []
+    assert "`<model>/model.pth.tar-<epoch>`" in told
     assert yaml.safe_load((folder / "config.yaml").read_text()) == yaml.safe_load(cfg.dump())
     env = json.loads((folder / "env.json").read_text())
     assert env["command"] == "python train.py --toy"
@@ -108,6 +112,7 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
         **{"schema": 2, "config": "toy", "trainer": "ToyTrainer", "dataset": "ToyImages", "subsample_classes": "all"},
         **{"source_domains": [], "target_domains": [], "num_shots": 2, "seed": 1, "eval_only": False, "epoch": 3},
         **{"split": "test", "num_classes": 3, "num_images": 9},
+        **{"classnames": ["blue", "green", "red"], "as_people_see": False},
     }
     assert {key: results[key] for key in expected} == expected
     assert set(results["train"]) == {
@@ -119,7 +124,7 @@ def test_run_folder_holds_what_the_readme_promises(make_cfg: MakeCfg, tmp_path: 
         == flatten(yaml.safe_load(cfg.dump())) | {"DATASET.ROOT": os.path.realpath(cfg.DATASET.ROOT)}
     )
     assert re.fullmatch(r"[0-9a-f]{12}", results["test_images"])
-    assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1"}
+    assert set(results["results"]) == {"accuracy", "error_rate", "macro_f1", "ece"}
     assert set(results["per_class"]) == {"blue", "green", "red"}
     assert results["train_time_sec"] > 0
 
@@ -372,17 +377,22 @@ def test_unfinished_files_of_dead_processes_are_removed(make_cfg: MakeCfg, tmp_p
     assert not dead.exists() and alive.exists() and elsewhere.exists()
 
 
-@pytest.mark.parametrize("length", [0, 200, 300, 345, 400, 470, 577, 640])
+@pytest.mark.parametrize("share", [None, 0.0, 0.13, 0.3, 0.4, 0.55, 0.7, 0.82, 0.99])
 def test_what_a_cut_tensorboard_file_lost_is_written_anew_from_the_metrics(
-    length: int, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    share: float | None, make_cfg: MakeCfg, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy.run_toy(make_cfg())
-    expected = toy.read_board(tmp_path / "run")
+    expected, texts = toy.read_board(tmp_path / "run"), toy.texts_of(tmp_path / "run")
     (events,) = (tmp_path / "run" / "tensorboard").glob("events*")
-    events.write_bytes(events.read_bytes()[:length])
+    content = events.read_bytes()
+    first, last = content.find(b"train/loss"), content.find(b"test/accuracy")
+    events.write_bytes(content[: 0 if share is None else int(first + share * (last - first))])
     toy.run_toy(make_cfg())
     assert re.search(r"tensorboard lacked \d+ figures of metrics.jsonl", capsys.readouterr().out)
     assert toy.read_board(tmp_path / "run") == expected
+    assert {name: [text for _, text in found] for name, found in toy.texts_of(tmp_path / "run").items()} == {
+        name: [text for _, text in found] for name, found in texts.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import dassl_toy as toy
+import processes
 import pytest
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ def test_gathered_gradient_is_that_of_a_single_process(name: str, tmp_path: Path
         torch.save([p.grad for p in model.parameters()], tmp_path / f"{get_rank()}.pt")
         shutdown_distributed()
 
-    toy.in_two_processes(job)
+    processes.together(job)
     model = layer()
     LOSSES[name](model(INPUT)).backward()
     for rank in range(2):
@@ -90,7 +90,7 @@ def test_gather_and_broadcast_keep_rank_order(tmp_path: Path) -> None:
         shutdown_distributed()
         assert get_world_size() == 1
 
-    toy.in_two_processes(job)
+    processes.together(job)
 
 
 def test_alone_everything_is_a_no_op() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dassl.utils import images, read_image, require_readable
-from dassl.utils.images import ImageReadError, special_pixels
+from dassl.utils.images import ImageReadError, find_images, special_pixels
 
 RAMP = np.linspace(0, 1, 12).reshape(3, 4)
 
@@ -169,3 +170,43 @@ class TestRequireReadable:
         monkeypatch.setattr(images, "OPENED_MAX", 10)
         require_readable([str(i) for i in range(25)])
         assert sorted(opened, key=int) == [str(i) for i in range(0, 25, 3)]
+
+
+class TestFindImages:
+    def test_all_below_a_folder_by_name_without_what_is_hidden(self, tmp_path: Path) -> None:
+        for name in (
+            "b.png",
+            "a/2.JPEG",
+            "a/10.png",
+            "a/notes.txt",
+            ".x.png",
+            ".git/x.png",
+            "__MACOSX/x.png",
+            "c/d/e.webp",
+        ):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        saved(tmp_path / "c" / "scan", noise("L"), format="PNG")  # no extension: the first bytes count
+        (tmp_path / "c" / "Makefile").write_text("all:")
+        (tmp_path / "c" / "up").symlink_to(tmp_path)  # would have no end
+        (tmp_path / "z").symlink_to(tmp_path / "a")
+        found = [str(Path(path).relative_to(tmp_path)) for path in find_images(str(tmp_path), pytest.fail)]
+        assert found == ["a/10.png", "a/2.JPEG", "b.png", "c/d/e.webp", "c/scan", "z/10.png", "z/2.JPEG"]
+
+    def test_folders_that_cannot_be_listed_are_told_and_the_rest_goes_on(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").touch()
+        told: list[OSError] = []
+        assert list(find_images(str(tmp_path / "gone"), told.append)) == []
+        assert [type(error) for error in told] == [FileNotFoundError]
+
+    def test_folders_are_listed_when_their_images_are_asked_for(self, tmp_path: Path, monkeypatch: Any) -> None:
+        for folder in "abc":
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "1.png").touch()
+        listed, scandir = [], os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path))
+        found = find_images(str(tmp_path), pytest.fail)
+        next(found)
+        assert listed == [tmp_path.name, "a"]
+        next(found)
+        assert listed == [tmp_path.name, "a", "b"]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from dassl.utils import (
     write_text,
 )
 from dassl.utils.images import ImageReadError
-from dassl.utils.tools import versions
+from dassl.utils.tools import map_ahead, versions
 
 
 def draw() -> list[float]:
@@ -219,3 +220,27 @@ def test_image_that_would_not_fit_in_memory_is_refused(tmp_path: Path, monkeypat
 def test_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(ImageReadError, match=f"cannot read image {tmp_path}"):
         read_image(str(tmp_path))
+
+
+class TestMapAhead:
+    def test_results_come_in_order(self) -> None:
+        assert list(map_ahead(str, range(50), threads=4, ahead=3)) == [str(i) for i in range(50)]
+        assert list(map_ahead(str, [], threads=1, ahead=1)) == []
+
+    def test_no_more_are_begun_than_asked_for_and_ahead(self) -> None:
+        taken: list[int] = []
+        results = map_ahead(str, (taken.append(i) or i for i in range(100)), threads=2, ahead=5)
+        assert next(results) == "0" and len(taken) == 6
+        assert next(results) == "1" and len(taken) == 7
+        results.close()
+        assert len(taken) == 7
+
+    def test_they_run_beside_each_other(self) -> None:
+        barrier = threading.Barrier(3)  # passes when three are there at once
+        assert sorted(map_ahead(lambda i: barrier.wait(30) * 0 + i, range(3), threads=3, ahead=3)) == [0, 1, 2]
+
+    def test_an_error_comes_where_its_result_would(self) -> None:
+        results = map_ahead(lambda x: 1 // x, [1, 0, 1], threads=2, ahead=2)
+        assert next(results) == 1
+        with pytest.raises(ZeroDivisionError):
+            next(results)

@@ -1,5 +1,8 @@
 """GOPro's model against the independent transcription in benchmarks/naive.py, and against CLIP at step 0."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,8 +44,8 @@ def test_released_equals_the_published_algorithm_in_logits_losses_and_gradients(
     gradients = {name: p.grad for name, p in naive.named_parameters()}
     largest = max(grad.abs().max().item() for grad in gradients.values())
     for name, p in ours.learner.named_parameters():
-        expected_grad = gradients[name]
         # rho's bias shifts all widths alike, which every layer norm removes: its true gradient is 0, noise is left.
+        expected_grad = torch.zeros_like(p) if name.endswith("rho.bias") else gradients[name]
         tolerance = 1e-4 * expected_grad.abs().max().item() + 1e-6 * largest
         assert torch.allclose(p.grad, expected_grad, rtol=1e-4, atol=tolerance), name
 
@@ -60,6 +63,74 @@ def test_paper_starts_as_zero_shot_clip(backbone):
 @pytest.fixture(scope="module")
 def tiny():
     return clip.load("tiny")
+
+
+@pytest.mark.parametrize("part", ["style", "content"])
+def test_prompts_of_one_primitive_alone(tiny, part):
+    torch.manual_seed(0)
+    both, alone = build_gopro(tiny, NAMES), build_gopro(tiny, NAMES, variant=replace(PAPER, primitives=part))
+    kept = {k: v for k, v in both.learner.state_dict().items() if "style" not in k and "content" not in k or part in k}
+    alone.learner.load_state_dict(kept)
+    for model in (both, alone):
+        torch.nn.init.normal_(model.learner.prompt_learner.rho.weight, generator=torch.Generator().manual_seed(1))
+    image = tiny.encode_image_statistics(views(tiny)[0])
+    generate = both.learner.prompt_learner
+    other = generate.content if part == "style" else generate.style
+    for linear in other.linear:  # (s + 0) / 2: half the shift of one alone
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    shifts = [m.learner.prompt_learner(image) - m.learner.prompt_learner.ctx for m in (both, alone)]
+    bias = generate.rho.bias
+    assert shifts[0].abs().max() > 1e-3
+    assert torch.allclose(2 * (shifts[0] - bias), shifts[1] - bias, atol=1e-5)
+
+
+@pytest.mark.parametrize(("views_of_sem", "left_out"), [("moco", "augmix"), ("augmix", "moco")])
+def test_consistency_of_one_view_alone(tiny, views_of_sem, left_out):
+    torch.manual_seed(0)
+    model, images, label = build_gopro(tiny, NAMES), views(tiny), torch.tensor([1, 4])
+    for name, parameter in model.learner.prompt_learner.named_parameters():
+        if name.startswith("rho"):
+            torch.nn.init.normal_(parameter)
+    output = model(*images)
+    kept = getattr(output, f"text_{views_of_sem}")
+    expected = (output.text - kept).square().sum(-1).mean()
+    loss = gopro_loss(output, label, sem_views=views_of_sem)["loss_sem"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() > 0
+    gradients = dict(
+        zip(
+            ("moco", "augmix"),
+            torch.autograd.grad(loss, [output.text_moco, output.text_augmix], allow_unused=True),
+            strict=True,
+        )
+    )
+    assert gradients[left_out] is None
+    assert gradients[views_of_sem].abs().max() > 0
+
+
+def test_consistency_of_some_classes_is_unbiased(tiny):
+    """The mean over all draws of two of five classes is the loss of all five, in value and gradient."""
+    torch.manual_seed(0)
+    model, images, label = build_gopro(tiny, NAMES), views(tiny), torch.tensor([1, 4])
+    learner = model.learner.prompt_learner
+    for rho in (learner.rho, learner.rho_moco, learner.rho_augmix):
+        torch.nn.init.normal_(rho.weight)
+
+    def loss_and_gradient(classes):
+        model.choose_sem_classes(classes)
+        parts = gopro_loss(output := model(*images), label)
+        assert output.text_moco.shape[1] == len(classes or NAMES)
+        return parts["loss_sem"].detach(), torch.autograd.grad(parts["loss_sem"], learner.rho_moco.weight)[0], parts
+
+    draws = [loss_and_gradient(classes) for classes in itertools.combinations(range(len(NAMES)), 2)]
+    full, gradient, parts = loss_and_gradient(None)
+    assert max(draw[0] for draw in draws) > 1.02 * full
+    assert torch.stack([draw[0] for draw in draws]).mean().item() == pytest.approx(full.item(), rel=1e-5)
+    mean = torch.stack([draw[1] for draw in draws]).mean(0)
+    assert torch.allclose(mean, gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item())
+    for name in ("loss_ce", "loss_con"):  # these are of all classes
+        assert draws[0][2][name].item() == pytest.approx(parts[name].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])

@@ -13,9 +13,12 @@ import clip
 import train
 import trainers.base
 from clip.load import TINY_DIR
-from dassl.engine import build_trainer
+from dassl.engine import SimpleTrainer, build_trainer
+from dassl.engine.trainer import TrainerBase
 from dassl.utils import load_checkpoint
 from trainers.gopro import RELEASED, build_gopro
+from trainers.gopro.model import GOProModel
+from trainers.gopro.trainer import GOPro
 
 
 def lines(folder, split="train"):
@@ -68,6 +71,35 @@ def test_total_is_the_weighted_sum_of_the_parts(run):
         assert step["loss"] == pytest.approx(total, rel=1e-5)
 
 
+def test_consistency_of_some_classes_draws_by_step_and_not_by_what_went_before(run, monkeypatch):
+    chosen = []
+    original = GOProModel.choose_sem_classes
+
+    def remember(self, labels):
+        chosen.append(labels)
+        original(self, labels)
+
+    monkeypatch.setattr(GOProModel, "choose_sem_classes", remember)
+    _, whole = run("whole", "TRAINER.GOPRO.SEM_CLASSES", "2")
+    drawn = list(chosen)
+    assert all(len(labels) == 2 and labels == sorted(set(labels)) for labels in drawn)
+    assert len({tuple(labels) for labels in drawn}) > 1
+    monkeypatch.setattr(GOPro, "after_train", lambda self: None)  # ends after the first epoch, and goes on
+    monkeypatch.setattr(SimpleTrainer, "train", lambda self: TrainerBase.train(self, 0, 1))
+    chosen.clear()
+    run("parts", "TRAINER.GOPRO.SEM_CLASSES", "2")
+    monkeypatch.undo()
+    monkeypatch.setattr(GOProModel, "choose_sem_classes", remember)
+    (whole.parent / "parts" / "done").unlink(missing_ok=True)
+    _, parts = run("parts", "TRAINER.GOPRO.SEM_CLASSES", "2")
+    assert chosen == drawn
+    assert lines(parts) == lines(whole)
+    _, full = run("full")
+    assert lines(full) != lines(whole)
+    _, all_classes = run("all", "TRAINER.GOPRO.SEM_CLASSES", "5")
+    assert lines(all_classes) == lines(full)
+
+
 def test_checkpoint_holds_learnables_backbone_classes_and_config_only(run):
     _, folder = run("out")
     path = folder / "gopro" / "model.pth.tar-2"
@@ -98,9 +130,9 @@ def test_new_classes_are_tested_with_their_own_names_for_equal_and_unequal_count
     _, start = run("start", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.LR", "1e-12", "OPTIM.WARMUP_EPOCH", "-1")
     ours, _ = run("ours", "--eval-only", "--model-dir", str(start), "DATASET.SUBSAMPLE_CLASSES", "new")
     zero_shot, _ = run("zs", "DATASET.SUBSAMPLE_CLASSES", "new", trainer="ZeroshotCLIP")
-    assert ours == zero_shot
+    assert ours == pytest.approx(zero_shot, abs=1e-3)  # the calibration error shows the rounding of the logits
     everything, _ = run("all", "--eval-only", "--model-dir", str(start))
-    assert everything == run("zs_all", trainer="ZeroshotCLIP")[0]
+    assert everything == pytest.approx(run("zs_all", trainer="ZeroshotCLIP")[0], abs=1e-3)
 
 
 def test_equal_counts_of_base_and_new_classes(run, image_root, tmp_path):
@@ -111,7 +143,7 @@ def test_equal_counts_of_base_and_new_classes(run, image_root, tmp_path):
     ours, out = run("new", "--eval-only", "--model-dir", str(folder), "DATASET.SUBSAMPLE_CLASSES", "new", root=root)
     zero_shot, _ = run("zs", "DATASET.SUBSAMPLE_CLASSES", "new", trainer="ZeroshotCLIP", root=root)
     assert list(json.loads((out / "results.json").read_text())["per_class"]) == ["key", "star"]
-    assert ours == zero_shot
+    assert ours == pytest.approx(zero_shot, abs=1e-3)
 
 
 def published_checkpoint(folder, num_classes=2):
@@ -219,6 +251,7 @@ def test_a_class_name_that_does_not_fit_is_named(run, image_root, tmp_path):
         ("PREC", "fp8", "TRAINER.GOPRO.PREC must be one of"),
         ("SEM_REDUCTION", "max", "SEM_REDUCTION must be one of auto, sum, mean"),
         ("W_SEM", "-1.0", "W_SEM must be at least 0"),
+        ("SEM_CLASSES", "-1", "SEM_CLASSES must be at least 0"),
         ("TEMPERATURE", "0.0", "TEMPERATURE must be positive"),
         ("CTX_INIT", "  ", "CTX_INIT must be empty or a text that is not blank"),
         ("N_CTX", "0", "N_CTX must be at least 1"),
