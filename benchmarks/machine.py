@@ -36,7 +36,9 @@ def describe(device: str) -> dict[str, Any]:
     import psutil
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from dassl.utils import usable_cores
+
+    cores = usable_cores()
     cpu = _cpu()
     name, short = f"{cpu}, {cores} cores", f"{slug(cpu)}-{cores}-cores"
     if device == "cuda":

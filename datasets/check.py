@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from dassl.config import get_cfg_default
-from dassl.utils import read_image
+from dassl.utils import read_image, usable_cores
 from dassl.utils.images import ImageReadError, is_image, special_pixels
 
 from .catalog import RENDERED, missing_parts, read_table, reader_class, resolve
@@ -182,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m datasets.check", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="sets, named as in configs/datasets, or 'all'")
     parser.add_argument("--root", default="data", help="folder of all data sets (DATASET.ROOT); default: data")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes that decode; default: all cores")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that decode; default: all cores")
     parser.add_argument("--no-decode", action="store_true", help="only layout and numbers")
     args = parser.parse_args(argv)
     try:

@@ -77,9 +77,10 @@ def shares(jobs: int) -> list[Share]:
     """The shares of `jobs` runs at once."""
     if jobs == 1:
         return [Share()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from dassl.utils import usable_cores
+
     gpus = visible_gpus()
-    return [Share(max(1, cores // jobs), gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
+    return [Share(max(1, usable_cores() // jobs), gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
 
 
 def visible_gpus() -> list[str]:

@@ -28,7 +28,7 @@ from dassl.data.datasets import ClassList
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.checkpoint import plain_config
-from dassl.utils import read_image
+from dassl.utils import read_image, usable_cores
 from dassl.utils.images import ImageReadError, to_rgb
 from dassl.utils.tools import map_ahead
 
@@ -284,7 +284,7 @@ class LoadedRun:
         size = loader.TEST.BATCH_SIZE if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")
-        threads = max(1, min(loader.NUM_WORKERS, os.cpu_count() or 1))
+        threads = max(1, min(loader.NUM_WORKERS, usable_cores()))
         opened = map_ahead(self._open, images, threads, ahead=size)
         while part := list(islice(opened, size)):
             yield part

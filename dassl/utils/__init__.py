@@ -15,6 +15,7 @@ from .tools import (
     seeded,
     set_random_seed,
     tolist_if_not,
+    usable_cores,
     write_json,
     write_text,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "usable_cores",
     "weights_digest",
     "write_json",
     "write_text",

@@ -204,6 +204,11 @@ def collect_env_info() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions().items()) + f", {device}"
 
 
+def usable_cores() -> int:
+    """Cores that this process may use; a container or a scheduler may have left it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     """Entries of a folder without hidden ones."""
     items = [name for name in os.listdir(path) if not name.startswith(".")]
