@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -20,6 +19,8 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
     Upper and lower case count as equal.
     """
+    import difflib  # few commands go wrong
+
     by_lower: dict[str, str] = {}
     for name in allowed:
         by_lower.setdefault(name.lower(), name)
