@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import platform
@@ -11,6 +12,7 @@ import sys
 import threading
 import timeit
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,15 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=exit_after_parent, daemon=True).start()
+
+
+def give_memory_back() -> None:
+    """Return what was freed in this process to the system, where the C library can: it decides what a step keeps."""
+    import ctypes
+
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Probe:

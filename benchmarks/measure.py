@@ -96,13 +96,13 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Time functions in turn, so that a drift of the machine meets them alike.
 
-    The first run of each counts only if it took longer than LONG_SEC: caches and set-up are nothing beside that.
+    The first run of each warms up. It counts only where it used up the budget, and at least LONG_SEC.
 
     Args:
         sides: Name -> function.
         repeats: Timed runs each.
         device: cpu or cuda, to wait for.
-        budget_sec: A function that has used it up is not run again once it has a time.
+        budget_sec: A function whose counted runs have used it up is not run again.
         results: Gets what each function returned last.
         probe: Samples the machine's rates before each run.
 
@@ -110,10 +110,13 @@ def measure(
         Name -> a side of a record.
     """
     runs: dict[str, list[float]] = {name: [] for name in sides}
-    spent = dict.fromkeys(sides, 0.0)
-    for turn in range(repeats + 1):
+
+    def enough(first: float, *counted: float) -> bool:
+        return sum(counted) >= budget_sec if counted else first >= max(budget_sec, LONG_SEC)
+
+    for _ in range(repeats + 1):
         for name, function in sides.items():
-            if len(runs[name]) == repeats or (runs[name] and spent[name] >= budget_sec):
+            if runs[name] and enough(*runs[name]):
                 continue
             if probe is not None:
                 probe.sample()
@@ -121,13 +124,10 @@ def measure(
             start = time.perf_counter()
             result = function()
             machine.wait(device)
-            seconds = time.perf_counter() - start
-            spent[name] += seconds
-            if turn or seconds > LONG_SEC:
-                runs[name].append(seconds)
+            runs[name].append(time.perf_counter() - start)
             if results is not None:
                 results[name] = result
-    return {name: record.side(times) for name, times in runs.items()}
+    return {name: record.side(times[1:] or times) for name, times in runs.items()}
 
 
 def peak_bytes(function: Callable[..., Any], *args: Any, device: str = "cpu") -> int | None:

@@ -20,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import machine, measure, record
 
+# Loss and gradients, fp32: batch norm over four images that differ little magnifies rounding. Against double precision
+# the naive side is off by 5e-6, ours by 6e-6 to 1e-5, by which library computes the products.
+LIMIT = 3e-5
 ZERO = 1e-4  # e.g. the gradient of a bias in front of a norm, which is rounding and nothing else
 CASES = [(2, 10), (4, 50), (4, 500), (4, 1000)]  # images, classes
 QUICK = [(2, 4), (2, 12)]
@@ -48,7 +51,7 @@ class Naive:
         from benchmarks import steps
 
         what = f"{self.batch} images x {classes} classes"
-        return steps.error_of(self.args, "GOPro", self.batch, classes, what=what, zero=ZERO)
+        return steps.error_of(self.args, "GOPro", self.batch, classes, what=what, limit=LIMIT, zero=ZERO)
 
     def continued(self, classes: int) -> tuple[dict[str, Any] | None, float | None]:
         """Time and memory at a size that does not fit, from the largest that does and half of it, and the error there.
@@ -82,6 +85,7 @@ def measure_case(
         at = naive_at[batch] = naive_at.get(batch) or Naive(args, batch)
         fits = at.fitting(classes) == classes
         naive, error = (None, at.error(classes)) if fits else at.continued(classes)
+    machine.give_memory_back()
     names = ("ours", "naive") if fits else ("ours",)
     times = steps.measured(args, {name: (name, "GOPro", batch, classes) for name in names}, probe)
     work = models.whole_floor(models.backbone_of(args, "ours"), batch, classes, training=True)

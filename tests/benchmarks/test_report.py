@@ -123,7 +123,8 @@ def test_section_names_machine_date_command_targets_and_what_was_not_measured(tm
         assert part in text, part
     lines = text.splitlines()
     for line in (
-        "| agreement of features and gradients, relative, fp32 | below 1e-5 | 2e-7 | yes |",
+        "| text encoder: agreement of features and gradients, relative, fp32 | below 1e-5 | 2e-7 | yes |",
+        "| training step: agreement of loss and gradients | below 3e-5 | 2e-7 | yes |",
         "| text encoder, 12 prompts x 50 classes: naive / ours | at least 15 x | 20.0 x | yes |",
         "| training step, 4 images x 50 classes: naive / ours | at least 10 x | 11.0 x\\* | yes |",
         "| its share of the floor | at least 60 % | 70 % | yes |",
