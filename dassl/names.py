@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 
 # Words like PACS, VOC2007 or 2019 are no config keys: of those without a dot there are only these.
-_KEY = r"[A-Z]\w*(\.[A-Z]\w*)+(\.\w+)*|OUTPUT_DIR|RECIPE|RESUME|SEED|USE_CUDA|VERBOSE|VERSION"
+_KEY = re.compile(r"[A-Z]\w*(\.[A-Z]\w*)+(\.\w+)*|OUTPUT_DIR|RECIPE|RESUME|SEED|USE_CUDA|VERBOSE|VERSION")
 
 
 def is_config_key(word: str) -> bool:
     """Whether a word on a command line is the key of a KEY VALUE pair, known or mistyped."""
-    return re.fullmatch(_KEY, word) is not None
+    return _KEY.fullmatch(word) is not None
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
