@@ -128,12 +128,13 @@ def machine_section(group: Records, results: Path, folder: Path) -> str:
     few = len(group) * 2 < len(figures.TITLES)
     newest = max(group.values(), key=lambda record: record["date"])
     about, rates = newest["machine"], next((r["rates"] for r in group.values() if r["rates"]), None)
-    dates = sorted({record["date"] for record in group.values()})
+    dates = sorted(record["date"] for record in group.values())
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     settings: dict[str, Any] = next((r["settings"] for r in group.values() if "backbone" in r["settings"]), {})
     what = f"; {settings['backbone']} with random weights in {settings['dtype']}" if settings else ""
     gigabytes = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
     parts = [
-        f"**{about['name']}**{gigabytes}, PyTorch {about['torch']}, {' to '.join(dict.fromkeys(dates))}{what}.",
+        f"**{about['name']}**{gigabytes}, PyTorch {about['torch']}, {when}{what}.",
         targets_table(CPU if about["device"] == "cpu" else GPU, group, only_measured=few),
     ]
     chart = plots.path(results, group)
